@@ -1,0 +1,279 @@
+//! The command line, the signals, and what is printed.
+
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use backend::{Backend, Config, Stopped, token::Verifier};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// How a run ended, for the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    /// Failed while running, or sessions had to be cut at the end.
+    Failed = 1,
+    // 2 is a wrong command line; clap exits with it by itself.
+    WrongConfiguration = 3,
+}
+
+/// The reference IM server of warbler.
+#[derive(Debug, Parser)]
+#[command(name = "warbler-im", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM. Prints one JSON line with all addresses when ready; logs JSON to stderr.
+    ///
+    /// Exit codes: 0 done, 1 failed while running, 2 wrong command line, 3 wrong configuration.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Address for HTTP and WebSocket; may be given several times. Port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    bind: Vec<SocketAddr>,
+    /// Directory of the database; made if it is not there. Processes of one machine may share it.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Name of this process, told to clients.
+    #[arg(long, default_value = "im-1", value_parser = node)]
+    node: String,
+    /// File with the secret of HS256 tokens; a newline at its end does not count.
+    #[arg(long, value_name = "FILE")]
+    jwt_secret_file: Option<PathBuf>,
+    /// The secret itself. Other users of the machine can see a command line: prefer the file or the environment.
+    #[arg(long, value_name = "SECRET", env = "WARBLER_IM_JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<Secret>,
+    /// PEM file with an Ed25519 or P-256 public key, for EdDSA or ES256 tokens; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    jwt_public_key_file: Vec<PathBuf>,
+    /// How often clients are told to send PING. A session silent for three of these is closed.
+    #[arg(long, default_value = "50s", value_parser = heartbeat)]
+    heartbeat: Duration,
+    /// How long a connection may take to log in.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    login_timeout: Duration,
+    /// How long a client may take nothing while there is something to send.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    stall_timeout: Duration,
+    /// WebSocket connections at the same time; more get 503.
+    #[arg(long, default_value_t = 100_000)]
+    max_sessions: usize,
+    /// After SIGTERM: how long /readyz fails before sessions are closed.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    stop_grace: Duration,
+    /// After that: how long sessions may take to leave before they are cut.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    stop_deadline: Duration,
+    /// Worker threads; by default one for each core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// What is logged, as in `info` or `backend=debug`.
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// For tests: serve /admin/fault, which makes things go wrong.
+    #[arg(long)]
+    faults: bool,
+}
+
+pub(crate) fn main() -> ExitCode {
+    let Command::Run(run) = Cli::parse().command;
+    let exit = match configure(run) {
+        Ok((config, threads)) => serve(config, threads).unwrap_or_else(|error| fail(&error, Exit::Failed)),
+        Err(error) => fail(&error, Exit::WrongConfiguration),
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn fail(error: &anyhow::Error, exit: Exit) -> Exit {
+    // Nobody is left to tell when stderr is gone too.
+    let _told = writeln!(io::stderr(), "warbler-im: {error:#}");
+    exit
+}
+
+fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
+    let filter = EnvFilter::try_new(&run.log).context("--log is no filter")?;
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
+    let verifier = verifier(&run)?;
+    let config = Config {
+        bind: run.bind,
+        data: run.data,
+        node: run.node,
+        verifier,
+        heartbeat: run.heartbeat,
+        login_timeout: run.login_timeout,
+        stall_timeout: run.stall_timeout,
+        max_sessions: run.max_sessions,
+        stop_grace: run.stop_grace,
+        stop_deadline: run.stop_deadline,
+        faults: run.faults,
+    };
+    Ok((config, run.threads))
+}
+
+fn verifier(run: &Run) -> anyhow::Result<Verifier> {
+    let mut verifier = Verifier::default();
+    if let Some(file) = &run.jwt_secret_file {
+        let secret = fs::read(file).with_context(|| format!("secret file {} cannot be read", file.display()))?;
+        let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
+        let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+        verifier = verifier.with_secret(secret).with_context(|| format!("secret file {}", file.display()))?;
+    }
+    if let Some(Secret(secret)) = &run.jwt_secret {
+        verifier = verifier.with_secret(secret.as_bytes()).context("the JWT secret")?;
+    }
+    for file in &run.jwt_public_key_file {
+        let pem = fs::read_to_string(file).with_context(|| format!("key file {} cannot be read", file.display()))?;
+        verifier = verifier.with_public_key(&pem).with_context(|| format!("key file {}", file.display()))?;
+    }
+    anyhow::ensure!(
+        verifier.has_keys(),
+        "nobody could log in: give --jwt-secret-file, --jwt-public-key-file, or WARBLER_IM_JWT_SECRET"
+    );
+    Ok(verifier)
+}
+
+fn serve(config: Config, threads: Option<u16>) -> anyhow::Result<Exit> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads.into());
+    }
+    let runtime = runtime.enable_all().build().context("the runtime cannot be started")?;
+    let exit = runtime.block_on(run(config));
+    // Whatever is still there was cut.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn run(config: Config) -> anyhow::Result<Exit> {
+    // Before anything is ready, so that no signal finds its default action.
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let node = config.node.clone();
+    let backend = Backend::start(config).await.context("cannot start")?;
+    let ready = json!({
+        "event": "ready",
+        "node": node,
+        "addresses": { "http": backend.addresses() },
+        "pid": std::process::id(),
+    });
+    writeln!(io::stdout(), "{ready}").context("the ready line cannot be printed")?;
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => return Ok(at_once(&backend)),
+    }
+    tracing::info!(sessions = backend.sessions(), "SIGTERM: stopping");
+    let Stopped { cut } = tokio::select! {
+        stopped = stop(backend) => stopped,
+        _ = either(&mut terminate, &mut interrupt) => {
+            tracing::warn!("second signal: stopping at once");
+            return Ok(Exit::Failed);
+        }
+    };
+    Ok(if cut == 0 { Exit::Done } else { Exit::Failed })
+}
+
+async fn stop(backend: Backend) -> Stopped {
+    backend.stop().await
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Every acknowledged message is durable already, so leaving at once loses nothing but politeness.
+fn at_once(backend: &Backend) -> Exit {
+    let cut = backend.sessions();
+    tracing::warn!(cut, "SIGINT: stopping at once");
+    if cut == 0 { Exit::Done } else { Exit::Failed }
+}
+
+/// A secret from the command line or the environment; never shown.
+#[derive(Clone)]
+struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A node's name goes into a header.
+fn node(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err("1 to 64 visible ASCII characters without spaces are needed".into()) }
+}
+
+/// `250ms`, `50s`, `5m` or `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let number: u32 = number.parse().map_err(|_not_a_number| "a whole number and a unit are needed, as in `50s`")?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        _ => return Err("the unit is one of `ms`, `s`, `m`, `h`".into()),
+    };
+    unit.checked_mul(number).ok_or_else(|| "too long".into())
+}
+
+/// Clients are told whole seconds.
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let heartbeat = duration(text)?;
+    if heartbeat.as_secs() == 0 { Err("at least `1s` is needed".into()) } else { Ok(heartbeat) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert!(duration("5").is_err());
+        assert!(duration("s").is_err());
+        assert!(duration("5d").is_err());
+        assert!(duration("").is_err());
+        assert!(heartbeat("999ms").is_err());
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", Secret("hunter2".into())), "***");
+    }
+}

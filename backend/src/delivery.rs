@@ -1,0 +1,265 @@
+//! Who is online, and who gets which push.
+//!
+//! Pushes come from the store's feed only, never from the session that stored the message. So a message of another
+//! process on the same data is pushed like one of our own, and every session sees the pushes of a conversation in the
+//! order of `seq`. A push is a hint: a session whose queue is full loses it, and the client finds the hole in `seq`
+//! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages.
+//!
+//! A direct message goes to all sessions of its two users, a room's to the sessions that follow it: those that have
+//! sent to it or asked for its messages since their login.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    conversation::Conversation,
+    frame::{Frame, Msg},
+    server::Server,
+    store::{Fed, Position},
+    wire::Wire,
+};
+
+/// Pushes that may wait for one session. They are shared, so a waiting push costs a pointer.
+const QUEUE: usize = 256;
+/// Rooms that one session may follow.
+const ROOMS: usize = 256;
+/// Rest after the feed could not be read.
+const REST: Duration = Duration::from_secs(1);
+
+/// Everybody who is logged in at this process.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    online: Mutex<Online>,
+    next_id: AtomicU64,
+    /// Pushes put into queues, and pushes that found a full one or a fault.
+    pub(crate) pushed: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Online {
+    users: HashMap<String, Vec<Arc<Link>>>,
+    rooms: HashMap<String, HashMap<u64, Arc<Link>>>,
+    leaving: bool,
+}
+
+/// How the rest of the server reaches a session.
+#[derive(Debug)]
+pub(crate) struct Link {
+    id: u64,
+    device: String,
+    pushes: mpsc::Sender<Arc<Push>>,
+    leave: OnceLock<Leave>,
+    told: Notify,
+}
+
+/// Why a session is asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// The same device logged in again.
+    Replaced,
+    /// The process stops.
+    Restart,
+}
+
+impl Link {
+    fn ask(&self, why: Leave) {
+        // The first reason stands.
+        if self.leave.set(why).is_ok() {
+            self.told.notify_one();
+        }
+    }
+
+    /// Returns when the session is asked to leave. May be dropped and called again.
+    pub(crate) async fn asked(&self) -> Leave {
+        loop {
+            if let Some(why) = self.leave.get() {
+                return *why;
+            }
+            self.told.notified().await;
+        }
+    }
+}
+
+/// One message on its way to many sessions, put into bytes at most once for each form.
+#[derive(Debug)]
+pub(crate) struct Push {
+    frame: Frame,
+    binary: OnceLock<Bytes>,
+    json: OnceLock<Bytes>,
+}
+
+impl Push {
+    fn new(msg: Msg) -> Self {
+        Self { frame: Frame::Msg(msg), binary: OnceLock::new(), json: OnceLock::new() }
+    }
+
+    pub(crate) fn bytes(&self, wire: Wire) -> Bytes {
+        let form = match wire {
+            Wire::Binary => &self.binary,
+            Wire::Json => &self.json,
+        };
+        form.get_or_init(|| wire.bytes(&self.frame)).clone()
+    }
+}
+
+/// A session's place among those who are online, given up when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    server: Arc<Server>,
+    pub(crate) user: String,
+    pub(crate) link: Arc<Link>,
+    rooms: Vec<String>,
+}
+
+impl Delivery {
+    fn online(&self) -> MutexGuard<'_, Online> {
+        self.online.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks every session to leave, and every later one at its login.
+    pub(crate) fn all_leave(&self) {
+        let mut online = self.online();
+        online.leaving = true;
+        online.users.values().flatten().for_each(|link| link.ask(Leave::Restart));
+    }
+
+    /// Puts a message into the queues of all who should see it.
+    fn deliver(&self, Fed { device, msg, .. }: Fed) {
+        let conv = msg.conv.clone();
+        let sender = msg.sender.clone();
+        let push = Arc::new(Push::new(msg));
+        let online = self.online();
+        let of = |user: &str| online.users.get(user).into_iter().flatten();
+        match Conversation::parse(&conv) {
+            Some(Conversation::Direct(one, other)) => {
+                let other = (one != other).then_some(other);
+                let to_sender = |user: &str, link: &Link| user == sender && link.device == device;
+                for user in [Some(one), other].into_iter().flatten() {
+                    of(user).filter(|link| !to_sender(user, link)).for_each(|link| self.queue(link, &push));
+                }
+            }
+            Some(Conversation::Room) => {
+                let Some(followers) = online.rooms.get(&conv) else { return };
+                let sending = of(&sender).find(|link| link.device == device).map(|link| link.id);
+                let others = followers.values().filter(|link| Some(link.id) != sending);
+                others.for_each(|link| self.queue(link, &push));
+            }
+            None => tracing::warn!(%conv, "a stored message belongs to no conversation of this version"),
+        }
+    }
+
+    fn queue(&self, link: &Link, push: &Arc<Push>) {
+        let count = match link.pushes.try_send(Arc::clone(push)) {
+            Ok(()) => &self.pushed,
+            Err(_full_or_gone) => &self.dropped,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+impl Seat {
+    /// Brings a session online; one of the same user and device is asked to leave.
+    pub(crate) fn take(server: &Arc<Server>, user: String, device: String) -> (Self, mpsc::Receiver<Arc<Push>>) {
+        let delivery = &server.delivery;
+        let (pushes, queue) = mpsc::channel(QUEUE);
+        let id = delivery.next_id.fetch_add(1, Relaxed);
+        let link = Arc::new(Link { id, device, pushes, leave: OnceLock::new(), told: Notify::new() });
+        let mut online = delivery.online();
+        if online.leaving {
+            link.ask(Leave::Restart);
+        }
+        let devices = online.users.entry(user.clone()).or_default();
+        devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
+        devices.push(Arc::clone(&link));
+        drop(online);
+        (Self { server: Arc::clone(server), user, link, rooms: Vec::new() }, queue)
+    }
+
+    pub(crate) fn device(&self) -> &str {
+        &self.link.device
+    }
+
+    /// From now on the session gets the pushes of this room; `false` if it follows too many already.
+    pub(crate) fn follow(&mut self, room: &str) -> bool {
+        if self.rooms.iter().any(|followed| followed == room) {
+            return true;
+        }
+        if self.rooms.len() == ROOMS {
+            return false;
+        }
+        self.rooms.push(room.to_owned());
+        let mut online = self.server.delivery.online();
+        online.rooms.entry(room.to_owned()).or_default().insert(self.link.id, Arc::clone(&self.link));
+        true
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut online = self.server.delivery.online();
+        if let Some(devices) = online.users.get_mut(&self.user) {
+            devices.retain(|link| link.id != self.link.id);
+            if devices.is_empty() {
+                online.users.remove(&self.user);
+            }
+        }
+        for room in &self.rooms {
+            if let Some(followers) = online.rooms.get_mut(room) {
+                followers.remove(&self.link.id);
+                if followers.is_empty() {
+                    online.rooms.remove(room);
+                }
+            }
+        }
+    }
+}
+
+/// Pushes what is stored after a position, by whichever process, until the server leaves.
+pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
+    let mut failing = false;
+    while !server.leaving.is_cancelled() {
+        match server.store.feed(seen).await {
+            Ok(news) if news.is_empty() => {
+                failing = false;
+                tokio::select! {
+                    () = server.leaving.cancelled() => {}
+                    () = server.store.changed() => {}
+                }
+            }
+            Ok(news) => seen = deliver_all(&server, news).unwrap_or(seen),
+            Err(error) => {
+                if !failing {
+                    tracing::error!(error = &error as &dyn std::error::Error, "pushes stop: the feed cannot be read");
+                }
+                failing = true;
+                tokio::select! {
+                    () = server.leaving.cancelled() => {}
+                    () = tokio::time::sleep(REST) => {}
+                }
+            }
+        }
+    }
+}
+
+fn deliver_all(server: &Server, news: Vec<Fed>) -> Option<Position> {
+    let last = news.last().map(|fed| fed.position);
+    for fed in news {
+        server.load.delivering(fed.msg.time);
+        if server.faults.drops_pushes() {
+            server.delivery.dropped.fetch_add(1, Relaxed);
+        } else {
+            server.delivery.deliver(fed);
+        }
+    }
+    last
+}

@@ -1,0 +1,158 @@
+//! How busy the process is, for `/load`: what an edge may weigh its picks with.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+
+use crate::{clock::now, server::Server};
+
+/// How often rates are taken.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counters, and rates over the last interval.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    connections: Arc<AtomicU64>,
+    stored: AtomicU64,
+    failed: AtomicU64,
+    /// Milliseconds from store to push, the worst since the last sample.
+    lag_ms: AtomicU64,
+    rates: Mutex<Rates>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    cpu: f64,
+    memory: f64,
+    stored: f64,
+    failed: f64,
+    lag_ms: u64,
+}
+
+/// Counts an HTTP connection for as long as it is kept.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Load {
+    pub(crate) fn connection(&self) -> Counted {
+        self.connections.fetch_add(1, Relaxed);
+        Counted(Arc::clone(&self.connections))
+    }
+
+    pub(crate) fn stored(&self) {
+        self.stored.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    /// A message stored at this time is being pushed now.
+    pub(crate) fn delivering(&self, stored_at: u64) {
+        self.lag_ms.fetch_max(now().saturating_sub(stored_at), Relaxed);
+    }
+
+    /// The answer of `/load`; docs/protocol.md has the meaning of each field.
+    pub(crate) fn report(&self, server: &Server) -> Value {
+        let rates = *self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = server.sessions();
+        json!({
+            "node": server.config.node,
+            "conns": self.connections.load(Relaxed) + u64::try_from(sessions).unwrap_or(u64::MAX),
+            "sessions": sessions,
+            "max_sessions": server.config.max_sessions,
+            "cpu": rates.cpu,
+            "mem": rates.memory,
+            "app": rounded(share(sessions, server.config.max_sessions)),
+            "mps": rates.stored,
+            "eps": rates.failed,
+            "lag_ms": rates.lag_ms,
+            "pushed": server.delivery.pushed.load(Relaxed),
+            "pushes_dropped": server.delivery.dropped.load(Relaxed),
+            "draining": server.draining(),
+        })
+    }
+}
+
+/// Takes the rates until the server leaves.
+pub(crate) async fn sample(server: Arc<Server>) {
+    let load = &server.load;
+    let cores = available_parallelism().map_or(1.0, |cores| u32::try_from(cores.get()).map_or(1.0, f64::from));
+    let mut last = (Instant::now(), cpu_seconds(), 0, 0);
+    loop {
+        tokio::select! {
+            () = server.leaving.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        let taken = (Instant::now(), cpu_seconds(), load.stored.load(Relaxed), load.failed.load(Relaxed));
+        let elapsed = (taken.0 - last.0).as_secs_f64();
+        let rates = Rates {
+            cpu: rounded((taken.1 - last.1) / elapsed / cores),
+            memory: rounded(memory()),
+            stored: rounded(rate(taken.2 - last.2, elapsed)),
+            failed: rounded(rate(taken.3 - last.3, elapsed)),
+            lag_ms: load.lag_ms.swap(0, Relaxed),
+        };
+        *load.rates.lock().unwrap_or_else(PoisonError::into_inner) = rates;
+        last = taken;
+    }
+}
+
+fn rate(count: u64, seconds: f64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    let number = |count| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    number(part) / number(whole.max(1))
+}
+
+/// Three decimals are more than anybody weighs with.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// CPU time of this process, all threads, user and system.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0)).as_secs_f64()
+}
+
+/// Resident memory of this process as a share of the machine's; 0 where `/proc` does not tell.
+fn memory() -> f64 {
+    let resident = kilobytes("/proc/self/status", "VmRSS:");
+    let total = kilobytes("/proc/meminfo", "MemTotal:");
+    resident.zip(total).map_or(0.0, |(resident, total)| resident / total)
+}
+
+fn kilobytes(file: &str, name: &str) -> Option<f64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_used_some_memory_and_some_time() {
+        assert!(memory() > 0.0 && memory() < 1.0);
+        assert!(cpu_seconds() > 0.0);
+    }
+}

@@ -1,0 +1,7 @@
+//! The binary `warbler-im`: its exit code, nothing else.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,12 @@
+//! The real binary, spoken to over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper has to fail its test")]
+
+mod crash;
+mod http;
+mod login;
+mod messages;
+mod process;
+mod shared;
+mod stop;
+mod ws;

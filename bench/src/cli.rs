@@ -1,0 +1,209 @@
+//! The command line of `warbler-bench`.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tokio::runtime::Builder;
+
+use crate::{
+    compare::{self, Size},
+    demo::{self, Afterwards},
+    harness::Wan,
+    output,
+    serve::{self, Kind},
+    stop,
+};
+
+/// Failed while running. A wrong command line is 2, by clap.
+const FAILED: u8 = 1;
+
+/// Load, comparisons and the demo of warbler, with real programs over loopback.
+#[derive(Debug, Parser)]
+#[command(name = "warbler-bench", version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compares warbler with nginx and HAProxy, side by side: memory of idle tunnels, CPU per message and per request.
+    Compare(Compare),
+    /// Starts an edge with six IM servers in three places, and shows what it does when things happen to them.
+    Demo(Demo),
+    /// Runs an endpoint to put behind a proxy.
+    Serve(Serve),
+    /// Relays TCP with a fixed delay each way, as a long way between two places would.
+    Wan(WanArguments),
+}
+
+#[derive(Debug, Args)]
+struct Compare {
+    /// How often everything is measured; the proxies take turns, and medians are reported.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Idle tunnels held open for the memory figures. Each takes two descriptors of the proxy.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=9000))]
+    connections: u32,
+    /// Messages of 200 bytes for the CPU figures, each sent and echoed.
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..))]
+    messages: u32,
+    /// HTTP requests for the CPU figure.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..))]
+    requests: u32,
+    /// Connections that carry the messages and requests, one in flight on each.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    active: u32,
+    /// The core for the proxy.
+    #[arg(long, default_value_t = 0)]
+    proxy_core: usize,
+    /// The core for the load and the endpoints.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// The warbler to measure [default: the one beside this program].
+    #[arg(long, value_name = "PATH")]
+    warbler: Option<PathBuf>,
+    /// The nginx to measure.
+    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+    /// The HAProxy to measure.
+    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/haproxy")]
+    haproxy: PathBuf,
+    /// Saves every single measurement, settings, versions and configurations as JSON.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Writes the report into the marked section of this Markdown file, and makes the file if there is none.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Leaves everything up at the end, until Ctrl-C, and says where to look.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// What the endpoint does.
+    #[arg(long)]
+    kind: Kind,
+    /// Where it listens; port 0 takes a free one, which the ready line names.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    bind: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+struct WanArguments {
+    /// Where it listens; port 0 takes a free one, which the ready line names.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where it relays to.
+    #[arg(long)]
+    to: SocketAddr,
+    /// How much later bytes arrive, each way: `40ms`, `1.5s`.
+    #[arg(long, value_parser = parse_duration)]
+    delay: Duration,
+}
+
+/// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        Command::Compare(arguments) => compare(arguments),
+        Command::Demo(Demo { keep }) => {
+            on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
+        }
+        Command::Serve(arguments) => serve(&arguments),
+        Command::Wan(arguments) => wan(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::talk(format!("warbler-bench: {error:#}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn compare(arguments: Compare) -> Result<()> {
+    let settings = compare::Settings {
+        size: Size {
+            rounds: arguments.rounds,
+            connections: arguments.connections,
+            messages: arguments.messages,
+            requests: arguments.requests,
+            active: arguments.active,
+        },
+        proxy_core: arguments.proxy_core,
+        load_core: arguments.load_core,
+        warbler: arguments.warbler,
+        nginx: arguments.nginx,
+        haproxy: arguments.haproxy,
+        save: arguments.save,
+        write: arguments.write,
+    };
+    on_one_thread(stop::unless_asked(compare::run(settings)))
+}
+
+fn serve(arguments: &Serve) -> Result<()> {
+    on_one_thread(async {
+        let endpoint = serve::bind(arguments.kind, arguments.bind)?;
+        output::ready(&json!({ "listen": [endpoint.address()?.to_string()] }));
+        tokio::select! {
+            outcome = endpoint.run() => outcome,
+            outcome = stop::asked() => outcome,
+        }
+    })
+}
+
+fn wan(arguments: &WanArguments) -> Result<()> {
+    on_one_thread(async {
+        let wan = Wan::start(arguments.listen, arguments.to, arguments.delay).await?;
+        output::ready(&json!({ "listen": [wan.address().to_string()] }));
+        stop::asked().await
+    })
+}
+
+fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?.block_on(work)
+}
+
+/// A number with `us`, `ms` or `s`.
+fn parse_duration(text: &str) -> Result<Duration> {
+    let split =
+        text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| format!("{text:?} has no unit: us, ms or s"))?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().with_context(|| format!("{number:?} is no number"))?;
+    let seconds = match unit {
+        "us" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        _ => bail!("{unit:?} is no unit: us, ms or s"),
+    };
+    Duration::try_from_secs_f64(seconds).with_context(|| format!("{text:?} is no length of time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn delays_have_a_unit() {
+        assert_eq!(parse_duration("40ms").unwrap(), Duration::from_millis(40));
+        assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
+        assert_eq!(parse_duration("7us").unwrap(), Duration::from_micros(7));
+        for wrong in ["40", "ms", "40min", "-1s", "NaNs", ""] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Clients of the IM protocol (docs/protocol.md) and the proof that nothing they were promised was lost.
+//!
+//! A [`Session`] is one login on one connection. A [`Phone`] is what people carry: it connects again when its
+//! connection breaks, sends again what was not acknowledged, and writes every acknowledgement into a [`Journal`]. The
+//! [`checker`] holds journals against what the servers have stored.
+
+pub mod checker;
+mod journal;
+mod phone;
+mod session;
+mod token;
+
+pub use journal::{Acknowledged, Journal};
+pub use phone::Phone;
+pub use session::{Door, Session, SessionError};
+pub use token::Secret;
+
+pub use backend::frame::{Msg, SendAck};

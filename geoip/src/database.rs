@@ -1,0 +1,127 @@
+//! One MMDB file, held in memory.
+//!
+//! Read and not mapped: a mapped file that somebody truncates while it is in use kills the process, and tools that copy
+//! over the old file do exactly that. And verified as a whole when it is opened: a damaged file must be noticed by the
+//! reload that brings it, not by the client whose record is damaged.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+use maxminddb::{LookupResult, MaxMindDbError, Reader};
+
+use crate::{place::Place, record::Record};
+
+/// A database that was verified: every lookup in it succeeds, though it may find nothing.
+#[derive(Debug)]
+pub struct Database {
+    name: Arc<str>,
+    reader: Reader<Vec<u8>>,
+}
+
+/// Why a file is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    #[error("{name} is not an MMDB database")]
+    NotMmdb { name: String },
+    #[error("{name} is damaged")]
+    Damaged {
+        name: String,
+        #[source]
+        cause: MaxMindDbError,
+    },
+    #[error(
+        "{name} (type {kind:?}) says nothing about places: no record has a country, a location or an autonomous system under a known name"
+    )]
+    NothingKnown { name: String, kind: String },
+}
+
+/// What every MMDB file has near its end.
+const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
+
+impl Database {
+    /// Opens a database from the bytes of its file. `name` is what errors and [`Source`](crate::Source) call it.
+    ///
+    /// This reads every record: about a second for a file of 100 MB, so do it where nobody waits.
+    ///
+    /// # Errors
+    /// If the bytes are no MMDB, if any part of them is damaged, or if no record says anything that this crate reads.
+    pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Result<Self, DatabaseError> {
+        let name = name.into();
+        if !bytes.windows(MARKER.len()).any(|window| window == MARKER) {
+            return Err(DatabaseError::NotMmdb { name });
+        }
+        match verified(bytes) {
+            Err(cause) => Err(DatabaseError::Damaged { name, cause }),
+            Ok((reader, Known::Nothing)) => {
+                Err(DatabaseError::NothingKnown { name, kind: reader.metadata().database_type.clone() })
+            }
+            Ok((reader, Known::Something)) => Ok(Self { name: name.into(), reader }),
+        }
+    }
+
+    /// What is known of an address, and the network that all of it goes for. `None` if nothing is.
+    pub fn place(&self, ip: IpAddr) -> Option<(Place, IpNet)> {
+        let ip = ip.to_canonical();
+        // The only error is an IPv6 address in a file that has none, which is not to be found in it.
+        let found = self.reader.lookup(ip).ok()?;
+        // A verified record decodes; what a record expands to beyond the decoder's limits says nothing.
+        let place = found.decode::<Record<'_>>().ok()??.place();
+        if place.is_unknown() {
+            return None;
+        }
+        Some((place, network(&found, ip)))
+    }
+
+    /// What it was called when it was opened.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the file calls itself, for example `GeoLite2-City`.
+    pub fn kind(&self) -> &str {
+        &self.reader.metadata().database_type
+    }
+
+    /// When the file was built, in seconds since 1970, if that can be believed.
+    pub fn build_epoch(&self) -> u64 {
+        self.reader.metadata().build_epoch
+    }
+
+    /// The size of the search tree: free to ask, and near the number of networks. A new file with less than half of the old
+    /// one's deserves doubt.
+    pub fn node_count(&self) -> u32 {
+        self.reader.metadata().node_count
+    }
+}
+
+enum Known {
+    Nothing,
+    Something,
+}
+
+fn verified(bytes: Vec<u8>) -> Result<(Reader<Vec<u8>>, Known), MaxMindDbError> {
+    let reader = Reader::from_source(bytes)?;
+    reader.verify()?;
+    for found in reader.networks(Default::default())? {
+        // Not every record has to decode: some files carry one that is larger than the decoder's limits.
+        if let Ok(Some(record)) = found?.decode::<Record<'_>>()
+            && !record.place().is_unknown()
+        {
+            return Ok((reader, Known::Something));
+        }
+    }
+    Ok((reader, Known::Nothing))
+}
+
+/// The network of a lookup. Where an IPv6 tree ends above its IPv4 part, that is an IPv6 network around all of IPv4.
+fn network(found: &LookupResult<'_, Vec<u8>>, ip: IpAddr) -> IpNet {
+    let network = found.network().ok().and_then(|net| IpNet::new(net.ip(), net.prefix()).ok());
+    match (network, ip) {
+        (Some(IpNet::V6(_)), IpAddr::V4(_)) => Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
+        (Some(network), _) => network.trunc(),
+        (None, _) => ip.into(),
+    }
+}

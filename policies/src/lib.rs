@@ -1,0 +1,51 @@
+//! Which endpoint gets the client.
+//!
+//! This crate is pure: it knows no socket, task or clock, and has no random source of its own. Time and dice enter as
+//! arguments, so the same inputs give the same pick, and live traffic, `explain` and a simulation run the same code.
+//!
+//! Two moments are kept apart. **Compiling** happens on a control tick: [`compile()`] orders the localities for one class
+//! of clients, splits the traffic between the resulting tiers, and builds the tables of the policies. It may allocate and
+//! take its time. **Picking** happens for every client: [`Plan::pick`] draws a tier, asks the policy, and reserves a
+//! [`Lease`] on the endpoint. It allocates nothing and computes neither distance nor round-trip time.
+//!
+//! Always true, and tested: an endpoint that drains or is in maintenance gets nothing new; an endpoint is never given
+//! more leases than its maximum; a strict rule is never left; a lease ends with its drop and in no other way.
+
+mod plan;
+
+mod compile;
+mod snapshot;
+mod steering;
+
+mod endpoint;
+mod load;
+
+mod least_connections;
+mod p2c;
+mod round_robin;
+
+mod candidates;
+mod cursors;
+mod dice;
+mod spill;
+mod tried;
+
+mod explain;
+
+mod rtt;
+mod rtt_bands;
+mod tick;
+
+pub use compile::{Compiler, compile};
+pub use cursors::Cursors;
+pub use dice::{Dice, SeededDice};
+pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Standing, Weight};
+pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityExplained, explain};
+pub use load::{Lease, Load};
+pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
+pub use rtt::{RttEstimate, prior_rtt};
+pub use rtt_bands::{BandState, RttBands};
+pub use snapshot::{ClassView, ClusterView, Policy};
+pub use steering::{ClientPlace, Criterion, Rule, Steering};
+pub use tick::Tick;
+pub use tried::Tried;

@@ -1,0 +1,55 @@
+//! What one compilation works on: a cluster as it is now, and the clients it is compiled for.
+
+use crate::{
+    endpoint::{Endpoint, Locality},
+    steering::Steering,
+};
+
+/// A cluster at one moment: configuration, health and round-trip times put together, already checked.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    /// An endpoint whose locality is not in `localities` is never picked.
+    pub endpoints: Vec<Endpoint>,
+    pub localities: Vec<Locality>,
+    /// For tunnels, which live for hours.
+    pub policy: Policy,
+    /// For requests, which live for milliseconds.
+    pub request_policy: Policy,
+    pub steering: Steering,
+}
+
+/// How an endpoint is chosen among those of one tier that may take a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// In turn, smoothly in proportion to weight.
+    RoundRobin,
+    /// The lowest (leases + 1) / weight of all. Looks at every endpoint.
+    LeastConnections,
+    /// The lowest (leases + 1) / weight of `choices` that are drawn in proportion to weight: 2 to 16, and anything else
+    /// counts as the nearest of these.
+    P2c { choices: u8 },
+}
+
+impl Policy {
+    /// Power of two choices, the default for tunnels.
+    pub const P2C: Self = Self::P2c { choices: 2 };
+
+    /// The word that the configuration uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::P2c { .. } => "p2c",
+        }
+    }
+}
+
+/// The clients that a plan is compiled for: all that share a rule and a place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClassView<'a> {
+    /// The rule that these clients match, a position in [`Steering::rules`], as [`Steering::first_match`] found it.
+    pub rule: Option<usize>,
+    /// Kilometres from these clients to each locality, in the order of [`ClusterView::localities`]. Missing entries and
+    /// those that are no distance (negative, not finite) are unknown; an empty slice is unknown throughout.
+    pub distances_km: &'a [Option<f64>],
+}

@@ -1,0 +1,108 @@
+//! Clusters in few words, and a worker that picks from them.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use policies::{
+    ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Load, Locality, LocalityIx, NoPick, Pick, PickContext,
+    Plan, Policy, SeededDice, Standing, Steering, Tried, Weight, compile,
+};
+
+/// A cluster of localities `l0`, `l1`, … with priorities in that order and nothing else that orders them.
+pub(crate) fn cluster(policy: Policy, endpoints: Vec<Endpoint>) -> ClusterView {
+    let localities = endpoints.iter().map(|endpoint| endpoint.locality.0 + 1).max().unwrap_or(1);
+    ClusterView {
+        endpoints,
+        localities: (0..localities).map(locality).collect(),
+        policy,
+        request_policy: policy,
+        steering: Steering { criteria: vec![policies::Criterion::Priority], ..Steering::default() },
+    }
+}
+
+pub(crate) fn locality(ix: u16) -> Locality {
+    Locality { name: format!("l{ix}").into(), priority: ix.into(), rtt_band: None, rtt_ms: None }
+}
+
+/// An endpoint of weight 1 that is up.
+pub(crate) fn endpoint(locality: u16) -> Endpoint {
+    Endpoint {
+        name: "10.0.0.1:5222".into(),
+        locality: LocalityIx(locality),
+        weight: Weight::default(),
+        max_connections: None,
+        standing: Standing::Up,
+        load: Arc::new(Load::new()),
+    }
+}
+
+/// Short forms of what tests change about an endpoint.
+pub(crate) trait With {
+    fn weight(self, weight: u16) -> Self;
+    fn standing(self, standing: Standing) -> Self;
+    fn max(self, max: u32) -> Self;
+}
+
+impl With for Endpoint {
+    fn weight(mut self, weight: u16) -> Self {
+        self.weight = Weight::new(weight).unwrap();
+        self
+    }
+
+    fn standing(mut self, standing: Standing) -> Self {
+        self.standing = standing;
+        self
+    }
+
+    fn max(mut self, max: u32) -> Self {
+        self.max_connections = NonZeroU32::new(max);
+        self
+    }
+}
+
+pub(crate) const POLICIES: [Policy; 3] = [Policy::RoundRobin, Policy::LeastConnections, Policy::P2C];
+
+/// Clients of whom nothing is known.
+pub(crate) const ANYBODY: ClassView<'static> = ClassView { rule: None, distances_km: &[] };
+
+pub(crate) struct Worker {
+    pub(crate) dice: SeededDice,
+    pub(crate) cursors: Cursors,
+    pub(crate) tried: Tried,
+}
+
+impl Worker {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { dice: SeededDice::new(seed), cursors: Cursors::new(seed), tried: Tried::new() }
+    }
+
+    pub(crate) fn context(&mut self) -> PickContext<'_, SeededDice> {
+        PickContext { dice: &mut self.dice, cursors: &mut self.cursors, tried: &self.tried }
+    }
+
+    pub(crate) fn pick(&mut self, plan: &Plan) -> Result<Pick, NoPick> {
+        plan.pick(Kind::Tunnel, &mut self.context())
+    }
+
+    /// Compiles for anybody and picks once.
+    pub(crate) fn pick_from(&mut self, view: &ClusterView) -> Result<Pick, NoPick> {
+        self.pick(&compile(view, &ANYBODY))
+    }
+
+    pub(crate) fn has_tried(mut self, endpoints: &[u32]) -> Self {
+        for &endpoint in endpoints {
+            assert!(self.tried.push(EndpointIx(endpoint)));
+        }
+        self
+    }
+
+    /// Picks `n` times, keeps every lease, and counts the picks of each endpoint.
+    pub(crate) fn fill(&mut self, view: &ClusterView, n: u32) -> (Vec<u32>, Vec<Pick>) {
+        let plan = compile(view, &ANYBODY);
+        let picks: Vec<Pick> = (0..n).map(|_| self.pick(&plan).unwrap()).collect();
+        let mut counts = vec![0; view.endpoints.len()];
+        for pick in &picks {
+            counts[pick.endpoint.0 as usize] += 1;
+        }
+        (counts, picks)
+    }
+}

@@ -1,0 +1,12 @@
+//! The crate as its users see it: views go in, picks come out.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed unwrap is a failed test; clippy only knows this inside test functions"
+)]
+
+mod cluster;
+mod explain;
+mod invariants;
+mod picks;
+mod shares;
+mod steering;

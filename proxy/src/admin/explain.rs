@@ -1,0 +1,297 @@
+//! Why a client goes where it goes, by the function that routes live traffic.
+//!
+//! The same answer is given by a running edge (`/api/v1/explain`, with its health, RTT and load) and by
+//! `warbler explain --config` without one (all endpoints up, no RTT measured).
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use geoip::{Located, Source};
+use http::HeaderMap;
+use policies::{Cursors, Kind, SeededDice, Tick};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Client, ClusterPlan};
+use crate::config::{Listener, Serves};
+use crate::route::Routed;
+use crate::snapshot::Snapshot;
+
+/// Who asks for what.
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The client's address.
+    pub from: String,
+    /// May be left out when there is one listener only.
+    pub listener: Option<String>,
+    pub host: Option<String>,
+    pub path: Option<String>,
+    /// A WebSocket or other upgrade, instead of a plain request.
+    #[serde(default)]
+    pub upgrade: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("`{0}` is not an IP address")]
+    NotAnAddress(String),
+    #[error("no listener is named `{name}`; there are: {known}")]
+    NoListener { name: String, known: String },
+    #[error("say which listener: {0}")]
+    WhichListener(String),
+    #[error("no route of listener `{listener}` takes host `{host}` and path `{path}`: the client gets 404")]
+    NoRoute { listener: String, host: String, path: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    pub from: IpAddr,
+    pub place: Place,
+    pub listener: String,
+    pub route: Option<String>,
+    pub cluster: String,
+    /// `tunnel` or `request`.
+    pub kind: String,
+    pub policy: String,
+    pub steer: Vec<String>,
+    pub class: Class,
+    pub localities: Vec<Locality>,
+    pub endpoints: Vec<Endpoint>,
+    pub pick: Option<Pick>,
+    /// Why nothing can be picked.
+    pub refused: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Place {
+    pub country: Option<String>,
+    pub continent: Option<String>,
+    pub city: Option<String>,
+    pub location: Option<[f64; 2]>,
+    pub source: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Class {
+    /// The first rule that matches, counted from 1 as it stands in the file.
+    pub rule: Option<usize>,
+    pub strict: bool,
+    pub cell: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Locality {
+    pub name: String,
+    /// 1 is the preferred tier; none when a strict rule keeps this client away.
+    pub tier: Option<usize>,
+    pub in_rule: bool,
+    pub distance_km: Option<f64>,
+    pub distance_band: Option<u32>,
+    pub rtt_ms: Option<f64>,
+    pub rtt_band: Option<u8>,
+    pub priority: u32,
+    pub load_percent: u32,
+    pub panic: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub name: String,
+    pub locality: String,
+    pub standing: String,
+    pub reason: String,
+    pub weight: u16,
+    pub connections: u32,
+    pub max_connections: Option<u32>,
+    /// `eligible`, or the first thing that stands in the way.
+    pub eligibility: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pick {
+    pub endpoint: String,
+    pub locality: String,
+    pub tier: usize,
+    pub reason: String,
+}
+
+/// # Errors
+/// When the question does not lead to a cluster.
+pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Answer, ExplainError> {
+    let from: IpAddr = question.from.parse().map_err(|_| ExplainError::NotAnAddress(question.from.clone()))?;
+    let from = from.to_canonical();
+    let listener = listener(snapshot, question)?;
+    let (routed, kind) = route(snapshot, &listener.config, question)?;
+    let cluster = snapshot.cluster(routed.cluster);
+    let located = snapshot.geo.locate(from);
+    let client = Client::new(from, &located);
+    // The dice of this answer: another client of the class may get another endpoint of the same tier.
+    let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
+    let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed));
+    let (rule, cell) = cluster.class_of(&client);
+    Ok(Answer {
+        from,
+        place: place(&located),
+        listener: listener.name().to_string(),
+        route: matches!(listener.config.serves, Serves::Http(_)).then(|| routed.route.to_string()),
+        cluster: cluster.config.name.to_string(),
+        kind: kind.as_str().to_owned(),
+        policy: explanation.policy.as_str().to_owned(),
+        steer: cluster.config.steer.iter().map(|criterion| criterion.as_str().to_owned()).collect(),
+        class: Class { rule: rule.map(|rule| usize::from(rule) + 1), strict: explanation.strict, cell: cell.to_string() },
+        localities: explanation.localities.iter().map(locality).collect(),
+        endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint)).collect(),
+        pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
+            endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
+            locality: cluster.locality_name(choice.locality).to_string(),
+            tier: usize::from(choice.tier) + 1,
+            reason: choice.reason.as_str().to_owned(),
+        }),
+        refused: explanation.outcome.err().map(|no_pick| no_pick.to_string()),
+    })
+}
+
+fn listener<'s>(snapshot: &'s Snapshot, question: &Question) -> Result<&'s crate::listener::ListenerPlan, ExplainError> {
+    let known = || snapshot.listeners.iter().map(|listener| listener.name().to_string()).collect::<Vec<_>>().join(", ");
+    match (&question.listener, &snapshot.listeners[..]) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(ExplainError::WhichListener(known())),
+        (Some(name), all) => all
+            .iter()
+            .find(|listener| **listener.name() == **name)
+            .map(|listener| &**listener)
+            .ok_or_else(|| ExplainError::NoListener { name: name.clone(), known: known() }),
+    }
+}
+
+fn route(snapshot: &Snapshot, listener: &Listener, question: &Question) -> Result<(Routed, Kind), ExplainError> {
+    if let Serves::Tcp { cluster } = listener.serves {
+        return Ok((Routed { route: listener.name.clone(), cluster, idle: None }, Kind::Tunnel));
+    }
+    let host = question.host.clone().unwrap_or_default();
+    let path = question.path.clone().unwrap_or_else(|| "/".into());
+    let path_only = path.split('?').next().unwrap_or("/");
+    let plan = snapshot.listeners.iter().find(|plan| plan.config.name == listener.name);
+    let routed = plan.and_then(|plan| plan.routes.find(&host, path_only, &HeaderMap::new()));
+    let kind = if question.upgrade { Kind::Tunnel } else { Kind::Request };
+    let routed = routed.ok_or(ExplainError::NoRoute { listener: listener.name.to_string(), host, path })?;
+    Ok((routed, kind))
+}
+
+fn place(located: &Located) -> Place {
+    let place = &located.place;
+    Place {
+        country: place.country.map(|country| country.to_string()),
+        continent: place.continent.map(|continent| continent.to_string()),
+        city: place.city.clone(),
+        location: place.location.map(|location| [location.latitude, location.longitude]),
+        source: match &located.source {
+            Source::Override(network) => format!("override {network}"),
+            Source::Database { name, network } => format!("{name} {network}"),
+            Source::Unknown => "unknown".to_owned(),
+        },
+    }
+}
+
+fn locality(explained: &policies::LocalityExplained) -> Locality {
+    Locality {
+        name: explained.name.to_string(),
+        tier: explained.tier.map(|tier| usize::from(tier) + 1),
+        in_rule: explained.in_rule,
+        distance_km: explained.distance_km.map(f64::round),
+        distance_band: explained.distance_band,
+        rtt_ms: explained.rtt_ms,
+        rtt_band: explained.rtt_band,
+        priority: explained.priority,
+        load_percent: explained.load_percent,
+        panic: explained.panic,
+    }
+}
+
+fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained) -> Endpoint {
+    let member = &cluster.members[explained.endpoint.0 as usize];
+    Endpoint {
+        name: explained.name.to_string(),
+        locality: cluster.locality_name(explained.locality).to_string(),
+        standing: explained.standing.as_str().to_owned(),
+        reason: member.votes().worst().reason.to_string(),
+        weight: explained.weight.get(),
+        connections: explained.leases,
+        max_connections: explained.max_connections.map(std::num::NonZeroU32::get),
+        eligibility: explained.eligibility.as_str().to_owned(),
+    }
+}
+
+/// The answer for people.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        write!(f, "client    {}", self.from)?;
+        write!(f, "  country {}  continent {}", or_dash(&self.place.country), or_dash(&self.place.continent))?;
+        if let Some([latitude, longitude]) = self.place.location {
+            write!(f, "  at {latitude:.2},{longitude:.2}")?;
+        }
+        writeln!(f, "  ({})", self.place.source)?;
+        write!(f, "listener  {}", self.listener)?;
+        if let Some(route) = &self.route {
+            write!(f, "  route {route}")?;
+        }
+        writeln!(f, "  cluster {}  {} by {}", self.cluster, self.kind, self.policy)?;
+        let strict = if self.class.strict { " (strict)" } else { "" };
+        let rule = self.class.rule.map_or_else(|| "none".into(), |rule| format!("number {rule}{strict}"));
+        writeln!(f, "class     rule {rule}  cell {}  steered by {}", self.class.cell, self.steer.join(", "))?;
+        writeln!(f, "\n{:<16} {:>4} {:>5} {:>10} {:>10} {:>8} {:>6}", "locality", "tier", "rule", "distance", "rtt", "priority", "share")?;
+        for locality in &self.localities {
+            writeln!(f, "{locality}")?;
+        }
+        writeln!(f, "\n{:<28} {:<16} {:<12} {:>6} {:>11}  {}", "endpoint", "locality", "standing", "weight", "connections", "may be picked")?;
+        for endpoint in &self.endpoints {
+            writeln!(f, "{endpoint}")?;
+        }
+        match (&self.pick, &self.refused) {
+            (Some(pick), _) => {
+                write!(f, "\npick      {} in {} (tier {}, {})", pick.endpoint, pick.locality, pick.tier, pick.reason)
+            }
+            (None, Some(refused)) => write!(f, "\nrefused   {refused}"),
+            (None, None) => f.write_char('\n'),
+        }
+    }
+}
+
+impl fmt::Display for Locality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let band = |band: Option<String>| band.map_or_else(String::new, |band| format!(" b{band}"));
+        let distance = self.distance_km.map_or_else(
+            || "-".to_owned(),
+            |km| format!("{km:.0} km{}", band(self.distance_band.map(|band| band.to_string()))),
+        );
+        let rtt = self.rtt_ms.map_or_else(
+            || "-".to_owned(),
+            |ms| format!("{ms:.1} ms{}", band(self.rtt_band.map(|band| band.to_string()))),
+        );
+        let tier = self.tier.map_or_else(|| "never".to_owned(), |tier| tier.to_string());
+        let panic = if self.panic { " panic" } else { "" };
+        write!(
+            f,
+            "{:<16} {tier:>4} {:>5} {distance:>10} {rtt:>10} {:>8} {:>5}%{panic}",
+            self.name,
+            if self.in_rule { "yes" } else { "-" },
+            self.priority,
+            self.load_percent
+        )
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connections = match self.max_connections {
+            Some(max) => format!("{}/{max}", self.connections),
+            None => self.connections.to_string(),
+        };
+        write!(f, "{:<28} {:<16} {:<12} {:>6} {connections:>11}  {}", self.name, self.locality, self.standing, self.weight, self.eligibility)?;
+        if self.standing != "up" {
+            write!(f, " ({})", self.reason)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! One address of a cluster, and what this process knows about it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use policies::{Load, RttEstimate, Standing, Tick};
+
+use super::votes::Votes;
+use crate::config::{Address, Name, RttFrom};
+
+/// The identity of an endpoint: it outlives snapshots, and is shared by everything that counts or judges it.
+pub struct EndpointState {
+    pub cluster: Name,
+    pub address: SocketAddr,
+    /// Leases held now; what the policies compare.
+    pub load: Arc<Load>,
+    /// Picks that led here, since the process started.
+    pub picks: AtomicU64,
+    pub connect_failures: AtomicU64,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// What in the files this address comes from.
+    origin: Address,
+    votes: Votes,
+    rtt: Rtts,
+}
+
+/// The two RTT figures (both from this edge).
+#[derive(Default)]
+pub struct Rtts {
+    /// The network up to whatever ends TCP there, from `TCP_INFO` after the probe's handshake.
+    pub handshake: RttEstimate,
+    /// A whole health probe's round trip: what a client would feel, also through a load balancer or sidecar.
+    pub probe: RttEstimate,
+}
+
+impl Rtts {
+    pub fn of(&self, from: RttFrom) -> &RttEstimate {
+        match from {
+            RttFrom::Probe => &self.probe,
+            RttFrom::Handshake => &self.handshake,
+        }
+    }
+}
+
+impl EndpointState {
+    pub fn new(cluster: Name, address: SocketAddr, origin: Address, now: Tick) -> EndpointState {
+        EndpointState {
+            cluster,
+            address,
+            load: Arc::new(Load::new()),
+            picks: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            known: Mutex::new(Known { origin, votes: Votes::new(now), rtt: Rtts::default() }),
+        }
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.known().votes.standing()
+    }
+
+    pub fn votes(&self) -> Votes {
+        self.known().votes.clone()
+    }
+
+    /// Changes the votes; true when the standing changed by it.
+    pub fn vote(&self, change: impl FnOnce(&mut Votes)) -> bool {
+        let mut known = self.known();
+        let before = known.votes.standing();
+        change(&mut known.votes);
+        known.votes.standing() != before
+    }
+
+    pub fn origin(&self) -> Address {
+        self.known().origin.clone()
+    }
+
+    pub fn comes_from(&self, origin: &Address) {
+        self.known().origin = origin.clone();
+    }
+
+    pub fn sample_rtt(&self, handshake: Option<Duration>, probe: Duration, now: Tick) {
+        let rtt = &mut self.known().rtt;
+        if let Some(handshake) = handshake {
+            rtt.handshake.sample(handshake, now);
+        }
+        rtt.probe.sample(probe, now);
+    }
+
+    /// The lowest round trip of the window, if there was any.
+    pub fn rtt(&self, from: RttFrom) -> Option<Duration> {
+        self.known().rtt.of(from).min()
+    }
+
+    pub fn picked(&self) {
+        self.picks.fetch_add(1, Relaxed);
+    }
+
+    pub fn connect_failed(&self) {
+        self.connect_failures.fetch_add(1, Relaxed);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Held for a few instructions and never across a call that may panic half-way through a change.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

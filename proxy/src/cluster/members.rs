@@ -1,0 +1,145 @@
+//! The endpoints of one cluster by identity, whatever configuration names them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use policies::{BandState, RttBands, Tick};
+
+use super::EndpointState;
+use crate::config::{Address, Cluster, Name};
+
+/// What outlives a snapshot of one cluster. Kept by name.
+pub struct ClusterState {
+    pub name: Name,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    endpoints: BTreeMap<SocketAddr, Arc<EndpointState>>,
+    /// The last good answer for each name.
+    resolved: HashMap<Arc<str>, Vec<IpAddr>>,
+    bands: Option<Bands>,
+}
+
+/// RTT bands of the localities of one configuration, by position.
+struct Bands {
+    rules: RttBands,
+    localities: Vec<Name>,
+    states: Vec<BandState>,
+}
+
+impl Bands {
+    fn new(config: &Cluster) -> Bands {
+        Bands {
+            rules: RttBands { limits: config.rtt.bands.clone(), ..RttBands::default() },
+            localities: config.localities.iter().map(|locality| locality.name.clone()).collect(),
+            states: vec![BandState::new(); config.localities.len()],
+        }
+    }
+
+    fn fits(&self, config: &Cluster) -> bool {
+        self.rules.limits == config.rtt.bands
+            && self.localities.iter().eq(config.localities.iter().map(|locality| &locality.name))
+    }
+
+    fn now(&self) -> Vec<Option<u8>> {
+        self.states.iter().map(BandState::band).collect()
+    }
+}
+
+impl ClusterState {
+    pub fn new(name: Name) -> ClusterState {
+        ClusterState {
+            name,
+            inner: Mutex::new(Inner { endpoints: BTreeMap::new(), resolved: HashMap::new(), bands: None }),
+        }
+    }
+
+    /// The addresses that a configured endpoint stands for now; none for a name without an answer yet.
+    pub fn addresses(&self, address: &Address) -> Vec<SocketAddr> {
+        match address {
+            Address::Socket(address) => vec![*address],
+            Address::Name { host, port } => {
+                let inner = self.inner();
+                inner.resolved.get(host).into_iter().flatten().map(|ip| SocketAddr::new(*ip, *port)).collect()
+            }
+        }
+    }
+
+    /// The identity behind an address, made when it is new.
+    pub fn endpoint(&self, address: SocketAddr, origin: &Address, now: Tick) -> Arc<EndpointState> {
+        let mut inner = self.inner();
+        let endpoint = inner
+            .endpoints
+            .entry(address)
+            .or_insert_with(|| Arc::new(EndpointState::new(self.name.clone(), address, origin.clone(), now)));
+        endpoint.comes_from(origin);
+        endpoint.clone()
+    }
+
+    /// Every endpoint that is known, configured or leaving.
+    pub fn endpoints(&self) -> Vec<Arc<EndpointState>> {
+        self.inner().endpoints.values().cloned().collect()
+    }
+
+    /// Remembers a good answer; true when it says something new.
+    pub fn resolved(&self, host: &Arc<str>, mut answer: Vec<IpAddr>) -> bool {
+        answer.sort_unstable();
+        answer.dedup();
+        self.inner().resolved.insert(host.clone(), answer.clone()).is_none_or(|old| old != answer)
+    }
+
+    pub fn unresolved_names(&self, config: &Cluster) -> Vec<Arc<str>> {
+        let inner = self.inner();
+        let mut names: Vec<Arc<str>> = endpoint_names(config).filter(|name| !inner.resolved.contains_key(name)).collect();
+        names.dedup();
+        names
+    }
+
+    /// Forgets endpoints that nothing names and nobody uses, and answers for names that are gone.
+    pub fn forget_unused(&self, config: Option<&Cluster>, named: &[Arc<EndpointState>]) {
+        let mut inner = self.inner();
+        inner
+            .endpoints
+            .retain(|_, endpoint| endpoint.load.leases() > 0 || named.iter().any(|kept| Arc::ptr_eq(kept, endpoint)));
+        inner.resolved.retain(|name, _| config.is_some_and(|config| endpoint_names(config).any(|kept| kept == *name)));
+    }
+
+    pub fn is_unused(&self) -> bool {
+        self.inner().endpoints.is_empty()
+    }
+
+    /// The bands that the localities are in; measured now when this set of localities is new.
+    pub fn bands(&self, config: &Cluster, rtts: &[Option<Duration>]) -> Vec<Option<u8>> {
+        let mut inner = self.inner();
+        let kept = inner.bands.take().filter(|bands| bands.fits(config));
+        let bands = kept.unwrap_or_else(|| {
+            let mut fresh = Bands::new(config);
+            fresh.rules.update(&mut fresh.states, rtts);
+            fresh
+        });
+        inner.bands.insert(bands).now()
+    }
+
+    /// One round of measurement for the localities of the last [`Self::bands`]; true when one changed its band.
+    pub fn update_bands(&self, rtts: &[Option<Duration>]) -> bool {
+        let mut inner = self.inner();
+        let Some(bands) = inner.bands.as_mut().filter(|bands| bands.states.len() == rtts.len()) else { return false };
+        let before = bands.now();
+        bands.rules.update(&mut bands.states, rtts);
+        bands.now() != before
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn endpoint_names(config: &Cluster) -> impl Iterator<Item = Arc<str>> + '_ {
+    config.localities.iter().flat_map(|locality| &locality.endpoints).filter_map(|endpoint| match &endpoint.address {
+        Address::Name { host, .. } => Some(host.clone()),
+        Address::Socket(_) => None,
+    })
+}

@@ -1,0 +1,228 @@
+//! One cluster as a snapshot has it: members, what is known of them, and a compiled plan for each client class.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use geoip::great_circle_km;
+use policies::{ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Steering, Tick, Tried, compile};
+
+use super::class::{Cell, Client};
+use super::members::ClusterState;
+use super::{EndpointState, class};
+use crate::config::{self, Config, Name};
+use crate::tls::UpstreamTls;
+
+/// Classes compiled at most; further ones are widened to their continent.
+const MAX_CLASSES: usize = 4096;
+
+type PlanKey = (Option<u16>, Cell);
+
+/// A cluster, ready for picks. Replaced as a whole when the files or the health of an endpoint change.
+pub struct ClusterPlan {
+    pub config: config::Cluster,
+    pub state: Arc<ClusterState>,
+    /// Identities, by `EndpointIx`.
+    pub members: Vec<Arc<EndpointState>>,
+    pub view: ClusterView,
+    pub tls: Option<UpstreamTls>,
+    plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
+    compiling: Mutex<()>,
+}
+
+impl ClusterPlan {
+    /// Reads the state of every endpoint once. `edge` is where this edge stands, for the RTT prior.
+    pub fn build(config: &config::Cluster, state: Arc<ClusterState>, edge: &config::Edge, tls: Option<UpstreamTls>, now: Tick) -> ClusterPlan {
+        let (members, endpoints) = members(config, &state, now);
+        let rtts = rtts(config, edge, &members, &endpoints);
+        let localities = localities(config, &rtts, &state.bands(config, &rtts));
+        let view = ClusterView {
+            endpoints,
+            localities,
+            policy: config.policy,
+            request_policy: config.request_policy,
+            steering: steering(config),
+        };
+        ClusterPlan {
+            config: config.clone(),
+            state,
+            members,
+            view,
+            tls,
+            plans: ArcSwap::default(),
+            compiling: Mutex::new(()),
+        }
+    }
+
+    /// Whether the plans of `other` would pick alike: then there is nothing to publish.
+    pub fn steers_like(&self, other: &ClusterPlan) -> bool {
+        self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.view.endpoints.iter().zip(&other.view.endpoints).all(|(a, b)| a.standing == b.standing)
+            && self.view.localities.iter().zip(&other.view.localities).all(|(a, b)| a.rtt_band == b.rtt_band)
+    }
+
+    /// One round of RTT measurement; true when a locality changed its band.
+    pub fn measure(&self, edge: &config::Edge) -> bool {
+        self.state.update_bands(&rtts(&self.config, edge, &self.members, &self.view.endpoints))
+    }
+
+    /// Compiles the classes that `before` knew, so that no worker has to.
+    pub fn warm_up(&self, before: &ClusterPlan) {
+        if self.config.rules != before.config.rules {
+            return;
+        }
+        let plans = before.plans.load().keys().map(|key| (*key, Arc::new(self.compile(*key)))).collect();
+        self.plans.store(Arc::new(plans));
+    }
+
+    pub fn pick(
+        &self,
+        client: &Client,
+        kind: Kind,
+        dice: &mut impl Dice,
+        cursors: &mut Cursors,
+        tried: &Tried,
+    ) -> Result<Pick, NoPick> {
+        self.plan(self.class_of(client)).pick(kind, &mut PickContext { dice, cursors, tried })
+    }
+
+    /// Everything that a pick for this client weighs, and its result, by the function that routes live traffic.
+    pub fn explain(&self, client: &Client, kind: Kind, dice: &mut impl Dice, cursors: &mut Cursors) -> policies::Explanation {
+        let (rule, cell) = self.class_of(client);
+        let distances = self.distances_km(cell);
+        let class = ClassView { rule: rule.map(usize::from), distances_km: &distances };
+        policies::explain(&self.view, &class, kind, &mut PickContext { dice, cursors, tried: &Tried::default() })
+    }
+
+    pub fn class_of(&self, client: &Client) -> PlanKey {
+        let rule = self.view.steering.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
+        let key = (rule, client.cell);
+        let plans = self.plans.load();
+        if plans.len() < MAX_CLASSES || plans.contains_key(&key) { key } else { (rule, client.coarse_cell()) }
+    }
+
+    pub fn classes(&self) -> usize {
+        self.plans.load().len()
+    }
+
+    pub fn locality_name(&self, locality: policies::LocalityIx) -> &Name {
+        &self.config.localities[usize::from(locality.0)].name
+    }
+
+    fn plan(&self, key: PlanKey) -> Arc<Plan> {
+        if let Some(plan) = self.plans.load().get(&key) {
+            return plan.clone();
+        }
+        self.compile_and_keep(key)
+    }
+
+    /// The first client of a class pays for its compilation, once; the map is copied, so readers never wait.
+    #[cold]
+    fn compile_and_keep(&self, key: PlanKey) -> Arc<Plan> {
+        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let plans = self.plans.load_full();
+        if let Some(plan) = plans.get(&key) {
+            return plan.clone();
+        }
+        let plan = Arc::new(self.compile(key));
+        let mut plans = HashMap::clone(&plans);
+        plans.insert(key, plan.clone());
+        self.plans.store(Arc::new(plans));
+        plan
+    }
+
+    fn compile(&self, (rule, cell): PlanKey) -> Plan {
+        let distances = self.distances_km(cell);
+        compile(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances })
+    }
+
+    fn distances_km(&self, cell: class::Cell) -> Vec<Option<f64>> {
+        let centre = cell.centre();
+        let distance = |locality: &config::Locality| Some(great_circle_km(centre?, locality.location?));
+        self.config.localities.iter().map(distance).collect()
+    }
+}
+
+fn steering(config: &config::Cluster) -> Steering {
+    Steering {
+        criteria: config.steer.clone(),
+        distance_band_km: config.distance_band_km,
+        rules: config.rules.iter().map(rule).collect(),
+        overprovisioning_percent: config.overprovisioning_percent,
+        panic_threshold_percent: config.panic_threshold_percent,
+    }
+}
+
+fn rule(rule: &config::Rule) -> policies::Rule {
+    policies::Rule {
+        networks: rule.networks.clone(),
+        countries: rule.countries.clone(),
+        continents: rule.continents.clone(),
+        localities: rule.localities.clone(),
+        strict: rule.strict,
+    }
+}
+
+fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Arc<EndpointState>>, Vec<Endpoint>) {
+    let mut members: Vec<Arc<EndpointState>> = Vec::new();
+    let mut endpoints = Vec::new();
+    for (locality, ix) in config.localities.iter().zip(0u16..) {
+        for configured in &locality.endpoints {
+            for address in state.addresses(&configured.address) {
+                // Two names may resolve to one address: the first one has it.
+                if members.iter().any(|member| member.address == address) {
+                    continue;
+                }
+                let member = state.endpoint(address, &configured.address, now);
+                member.vote(|votes| votes.configured(now));
+                endpoints.push(Endpoint {
+                    name: label(configured, address),
+                    locality: policies::LocalityIx(ix),
+                    weight: configured.weight,
+                    max_connections: configured.max_connections,
+                    standing: member.standing(),
+                    load: member.load.clone(),
+                });
+                members.push(member);
+            }
+        }
+    }
+    (members, endpoints)
+}
+
+fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {
+    match &configured.address {
+        config::Address::Socket(_) => address.to_string().into(),
+        config::Address::Name { host, port } => format!("{host}:{port} ({})", address.ip()).into(),
+    }
+}
+
+/// The RTT of each locality: the lowest measured of its endpoints, else the prior by distance, else unknown.
+fn rtts(config: &config::Cluster, edge: &config::Edge, members: &[Arc<EndpointState>], endpoints: &[Endpoint]) -> Vec<Option<Duration>> {
+    let measured = |ix: u16| -> Option<Duration> {
+        let here = endpoints.iter().zip(members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
+        here.filter_map(|(_, member)| member.rtt(config.rtt.from)).min()
+    };
+    let prior = |locality: &config::Locality| Some(policies::prior_rtt(great_circle_km(edge.location?, locality.location?)));
+    config.localities.iter().zip(0u16..).map(|(locality, ix)| measured(ix).or_else(|| prior(locality))).collect()
+}
+
+fn localities(config: &config::Cluster, rtts: &[Option<Duration>], bands: &[Option<u8>]) -> Vec<Locality> {
+    let locality = |((locality, rtt), band): ((&config::Locality, &Option<Duration>), &Option<u8>)| Locality {
+        name: locality.name.clone(),
+        priority: locality.priority,
+        rtt_band: *band,
+        rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+    };
+    config.localities.iter().zip(rtts).zip(bands).map(locality).collect()
+}
+
+/// The configuration's view of a cluster for one client, without a running edge: what `warbler explain` shows.
+pub fn offline(config: &Config, ix: config::ClusterIx) -> ClusterPlan {
+    let cluster = config.cluster(ix);
+    let state = Arc::new(ClusterState::new(cluster.name.clone()));
+    ClusterPlan::build(cluster, state, &config.edge, None, Tick(Duration::ZERO))
+}

@@ -1,0 +1,155 @@
+//! Endpoint names to addresses, by hickory-resolver, off the data path.
+//!
+//! One task a name, on the control thread. It looks up again when the answer's TTL ends, within `dns.min-ttl` and
+//! `dns.max-ttl`. A failure changes nothing: the last good answer stays, and an event says so. hickory keeps no stale
+//! answers itself, hence the memory in [`super::ClusterState`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::task::AbortHandle;
+
+use super::ClusterState;
+use super::members::endpoint_names;
+use crate::config::Dns;
+use crate::events;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+
+/// The running look-ups. Lives on the control thread.
+#[derive(Default)]
+pub struct Lookups {
+    resolver: Option<(Dns, Arc<TokioResolver>)>,
+    running: HashMap<(Arc<str>, Arc<str>), AbortHandle>,
+}
+
+impl Lookups {
+    /// Starts, keeps and stops look-ups so that they fit the snapshot.
+    pub fn fit(&mut self, state: &Arc<State>, snapshot: &Snapshot) {
+        let dns = &snapshot.config.dns;
+        if self.resolver.as_ref().is_some_and(|(built_from, _)| built_from != dns) {
+            self.stop();
+        }
+        let mut wanted = HashMap::new();
+        for cluster in &snapshot.clusters {
+            for host in endpoint_names(&cluster.config) {
+                wanted.insert((cluster.config.name.clone(), host), &cluster.state);
+            }
+        }
+        self.running.retain(|key, task| {
+            let keep = wanted.contains_key(key);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for ((cluster_name, host), cluster) in wanted {
+            if self.running.contains_key(&(cluster_name.clone(), host.clone())) {
+                continue;
+            }
+            let Some(resolver) = self.resolver(dns, state) else { return };
+            let lookup = Lookup {
+                state: state.clone(),
+                cluster: cluster.clone(),
+                host: host.clone(),
+                resolver,
+                min_ttl: dns.min_ttl,
+                max_ttl: dns.max_ttl,
+            };
+            self.running.insert((cluster_name, host), tokio::spawn(lookup.run()).abort_handle());
+        }
+    }
+
+    fn resolver(&mut self, dns: &Dns, state: &State) -> Option<Arc<TokioResolver>> {
+        if self.resolver.is_none() {
+            match build(dns) {
+                Ok(resolver) => self.resolver = Some((dns.clone(), Arc::new(resolver))),
+                Err(error) => events::dns_unusable(state, &error),
+            }
+        }
+        self.resolver.as_ref().map(|(_, resolver)| resolver.clone())
+    }
+
+    fn stop(&mut self) {
+        self.running.drain().for_each(|(_, task)| task.abort());
+        self.resolver = None;
+    }
+}
+
+impl Drop for Lookups {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn build(dns: &Dns) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+    let mut builder = if dns.resolvers.is_empty() {
+        TokioResolver::builder_tokio()?
+    } else {
+        let servers = dns.resolvers.iter().map(|server| {
+            let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
+            udp.port = server.port();
+            tcp.port = server.port();
+            NameServerConfig::new(server.ip(), true, vec![udp, tcp])
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    // One retry is on top of `attempts`, so this is the timeout in all.
+    options.timeout = dns.timeout / 2;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.positive_max_ttl = Some(dns.max_ttl);
+    options.negative_max_ttl = Some(dns.min_ttl);
+    builder.build()
+}
+
+struct Lookup {
+    state: Arc<State>,
+    cluster: Arc<ClusterState>,
+    host: Arc<str>,
+    resolver: Arc<TokioResolver>,
+    min_ttl: Duration,
+    max_ttl: Duration,
+}
+
+impl Lookup {
+    async fn run(self) {
+        // A trailing dot keeps the search list out of it.
+        let name = format!("{}.", self.host.trim_end_matches('.'));
+        let mut failures: u32 = 0;
+        loop {
+            let pause = match self.resolver.lookup_ip(name.as_str()).await {
+                Ok(answer) => {
+                    let addresses: Vec<IpAddr> = answer.iter().collect();
+                    let valid = answer.valid_until().saturating_duration_since(Instant::now());
+                    failures = 0;
+                    self.learn(addresses);
+                    valid.clamp(self.min_ttl, self.max_ttl)
+                }
+                Err(error) => {
+                    failures += 1;
+                    events::name_unresolved(&self.state, &self.cluster.name, &self.host, &error.to_string(), failures);
+                    self.min_ttl.max(Duration::from_secs(1)).saturating_mul(failures.min(10)).min(self.max_ttl)
+                }
+            };
+            tokio::time::sleep(pause.mul_f64(1.0 + 0.1 * fastrand::f64())).await;
+        }
+    }
+
+    fn learn(&self, addresses: Vec<IpAddr>) {
+        if addresses.is_empty() {
+            return;
+        }
+        if self.cluster.resolved(&self.host, addresses.clone()) {
+            events::name_resolved(&self.state, &self.cluster.name, &self.host, &addresses);
+            self.state.steering_changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! What the program runs by: the configuration, already right.
+//!
+//! Two layers. `raw` is what the files say, each value with its place; the types here are what the program uses and
+//! cannot be wrong: a route holds a [`ClusterIx`], not a name that may dangle. [`check`] is the only way from one to
+//! the other, and it reports every problem at once. Nothing here is "not filled in yet": defaults live in `raw` and
+//! nowhere else.
+
+pub mod check;
+pub mod diagnostic;
+pub mod files;
+pub mod raw;
+pub mod reference;
+pub mod units;
+
+pub use self::check::{Loaded, OpenFiles, load, load_text};
+
+pub use self::diagnostic::Report;
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use geoip::Coordinates;
+use ipnet::IpNet;
+use policies::{Criterion, Policy, Weight};
+
+/// A name that an operator gave to a listener, cluster or locality.
+pub type Name = Arc<str>;
+
+/// Position of a cluster in [`Config::clusters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterIx(pub usize);
+
+/// Everything that the files say, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub edge: Edge,
+    pub admin: Admin,
+    pub log: Log,
+    pub dns: Dns,
+    pub geoip: GeoIp,
+    pub stop: Stop,
+    pub drain: Drain,
+    /// Sorted by name.
+    pub listeners: Vec<Listener>,
+    /// Sorted by name.
+    pub clusters: Vec<Cluster>,
+    /// Every file that was read for this configuration, the main one first: what the watcher watches.
+    pub files: Vec<PathBuf>,
+}
+
+/// `[edge]`: this process as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edge {
+    pub name: Name,
+    pub location: Option<Coordinates>,
+    /// Networks whose PROXY headers and forwarded fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Worker threads; fixed when the process starts.
+    pub workers: NonZeroUsize,
+    /// Downstream connections in all. `None`: what the descriptor limit allows (see `limits`).
+    pub max_connections: Option<NonZeroUsize>,
+}
+
+/// `[admin]`: where operators and Prometheus ask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// Read-only HTTP, save with the token.
+    pub bind: Vec<SocketAddr>,
+    /// Unix socket (0600) for the command line; may change things. Relative paths start at the main file's folder.
+    pub socket: Option<PathBuf>,
+    /// File with the bearer token that allows changes over TCP.
+    pub token_file: Option<PathBuf>,
+    /// Names accepted in the `Host` header besides IP literals and `localhost`: against DNS rebinding.
+    pub hosts: Vec<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// A filter as `tracing` understands it: `info`, `warn,proxy=debug`.
+    pub level: String,
+    pub format: LogFormat,
+    /// Where the line for each finished connection and request goes.
+    pub access: AccessLog,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+/// `[dns]`: how endpoint names are resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dns {
+    /// Empty: the system's /etc/resolv.conf.
+    pub resolvers: Vec<SocketAddr>,
+    pub timeout: Duration,
+    /// Bounds for the time between two look-ups of a name, whatever TTL the answer has.
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+}
+
+/// `[geoip]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GeoIp {
+    pub databases: Vec<PathBuf>,
+    pub overrides: Option<PathBuf>,
+}
+
+/// `[stop]`: what SIGTERM does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// How long to accept on while `/readyz` already fails, so that whatever is in front stops sending.
+    pub grace: Duration,
+    /// From SIGTERM to the end; then what is left is cut and listed.
+    pub deadline: Duration,
+}
+
+/// `[drain]`: how connections are asked to leave, by a stop or by a reload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drain {
+    /// Connections asked to leave per second.
+    pub rate_per_second: f64,
+    /// How long a client that was told goodbye has before its connection is closed.
+    pub close_wait: Duration,
+}
+
+/// `[listeners.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    pub name: Name,
+    /// The addresses as given; port 0 asks the kernel, and keeps what it got over reloads.
+    pub bind: Vec<SocketAddr>,
+    pub tls: Option<ListenerTls>,
+    /// Connections come from `edge.trusted-proxies` only and start with a PROXY header, v1 or v2.
+    pub proxy_protocol: bool,
+    pub max_connections: Option<NonZeroUsize>,
+    pub timeouts: Timeouts,
+    pub tcp: TcpOptions,
+    pub serves: Serves,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Serves {
+    /// Opaque bytes to one cluster.
+    Tcp {
+        cluster: ClusterIx,
+    },
+    Http(HttpListener),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpListener {
+    pub http1: bool,
+    /// HTTP/2 by ALPN on a TLS listener; by prior knowledge on a plain one.
+    pub http2: bool,
+    /// Largest request head in bytes (request line and fields).
+    pub max_head: usize,
+    /// In the order of the files; `route` decides by specificity.
+    pub routes: Vec<Route>,
+}
+
+/// How long a client may take for each step; `idle` is for tunnels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timeouts {
+    pub proxy_header: Duration,
+    pub tls_handshake: Duration,
+    pub request_head: Duration,
+    /// Between two requests of one connection.
+    pub keep_alive: Duration,
+    /// No byte either way.
+    pub idle: Duration,
+}
+
+/// Socket options against phones that vanish.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TcpOptions {
+    /// Idle time before the kernel probes the peer; zero turns it off.
+    pub keepalive: Duration,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`); zero leaves it to the kernel.
+    pub user_timeout: Duration,
+    pub backlog: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerTls {
+    /// The first one serves clients that name no host, or an unknown one (unless `strict_sni`).
+    pub certificates: Vec<CertificateFiles>,
+    pub strict_sni: bool,
+    pub min_version: TlsVersion,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+/// `[[listeners.NAME.routes]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// What the access log, metrics and `explain` call it: given, or made from its match.
+    pub name: Name,
+    pub host: HostMatch,
+    pub path: PathMatch,
+    /// All must match.
+    pub headers: Vec<HeaderMatch>,
+    pub cluster: ClusterIx,
+    /// Idle time of tunnels on this route; the listener's unless given.
+    pub idle: Option<Duration>,
+}
+
+/// Names are in lower case, without port and trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostMatch {
+    Any,
+    Exact(String),
+    /// `*.example.com`: kept as `example.com`; matches any name below it, not the name itself.
+    Below(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMatch {
+    Any,
+    Exact(String),
+    /// Matches at segment borders: `/ws` matches `/ws` and `/ws/a`, not `/wsx`.
+    Prefix(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeaderMatch {
+    pub name: http::HeaderName,
+    /// `None`: present with any value.
+    pub value: Option<String>,
+}
+
+/// `[clusters.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    pub name: Name,
+    /// For tunnels: TCP, and HTTP after `101`.
+    pub policy: Policy,
+    /// For HTTP requests.
+    pub request_policy: Policy,
+    pub steer: Vec<Criterion>,
+    pub distance_band_km: f64,
+    pub rtt: RttSettings,
+    pub overprovisioning_percent: u32,
+    pub panic_threshold_percent: u32,
+    pub rules: Vec<Rule>,
+    pub localities: Vec<Locality>,
+    /// HTTP version spoken to the endpoints.
+    pub http: UpstreamHttp,
+    pub tls: Option<UpstreamTls>,
+    pub connect_timeout: Duration,
+    /// Until the head of an answer, and between two reads of its body.
+    pub response_timeout: Duration,
+    pub health: Health,
+    pub tcp: TcpOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamHttp {
+    V1,
+    V2,
+}
+
+/// Which of the two RTT figures steers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RttFrom {
+    Probe,
+    Handshake,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RttSettings {
+    pub from: RttFrom,
+    /// Upper limits of the bands, relative to the nearest locality.
+    pub bands: Vec<Duration>,
+}
+
+/// `[[clusters.NAME.rules]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    pub networks: Vec<IpNet>,
+    pub countries: Vec<[u8; 2]>,
+    pub continents: Vec<[u8; 2]>,
+    /// Positions in the cluster's `localities`.
+    pub localities: Vec<policies::LocalityIx>,
+    pub strict: bool,
+}
+
+/// `[clusters.NAME.localities.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Locality {
+    pub name: Name,
+    pub provider: Option<Name>,
+    pub location: Option<Coordinates>,
+    pub priority: u32,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    pub address: Address,
+    pub weight: Weight,
+    pub max_connections: Option<NonZeroU32>,
+}
+
+/// Where an endpoint is: an address, or a name that DNS turns into some.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    Socket(SocketAddr),
+    /// Fully qualified for the resolver by a trailing dot that is added there, not here.
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
+}
+
+/// TLS to the endpoints of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamTls {
+    /// Sent as SNI and verified. Never empty.
+    pub name: String,
+    /// PEM file of the authorities to believe; the system's when absent.
+    pub ca: Option<PathBuf>,
+    /// `false` accepts any certificate.
+    pub verify: bool,
+}
+
+/// Active probing of every endpoint of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    pub probe: Probe,
+    pub interval: Duration,
+    /// Interval while an endpoint is in doubt.
+    pub fast_interval: Duration,
+    pub timeout: Duration,
+    /// Share of the interval by which probes are spread, 0 to 1.
+    pub jitter: f64,
+    /// Good probes in a row that bring an endpoint up.
+    pub rise: u32,
+    /// Failed probes in a row that take it down.
+    pub fall: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// No probing: endpoints are up unless something else says otherwise.
+    Off,
+    Tcp,
+    Http {
+        path: String,
+        host: Option<String>,
+        /// Accepted status codes, inclusive ranges.
+        expect: Vec<(u16, u16)>,
+    },
+}
+
+impl Config {
+    pub fn cluster(&self, ix: ClusterIx) -> &Cluster {
+        &self.clusters[ix.0]
+    }
+
+    pub fn trusts(&self, proxy: IpAddr) -> bool {
+        let proxy = proxy.to_canonical();
+        self.edge.trusted_proxies.iter().any(|network| network.contains(&proxy))
+    }
+}

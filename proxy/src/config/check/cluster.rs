@@ -1,0 +1,199 @@
+//! `[clusters.NAME]`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use policies::{Criterion, Policy};
+
+use super::findings::{Findings, Scope};
+use super::{OpenFiles, endpoint, health, listener, opened, rule};
+use crate::config::files::InFile;
+use crate::config::raw::cluster::{CriterionName, PolicyName, RttFrom as RawRttFrom};
+use crate::config::raw::defaults::BACKLOG;
+use crate::config::raw::listener::HttpVersion;
+use crate::config::raw::{Placed, RawCluster, RawP2c, RawRtt, RawUpstreamTls};
+use crate::config::{Cluster, GeoIp, RttFrom, RttSettings, UpstreamHttp, UpstreamTls};
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
+
+/// `None` if one of them is wrong.
+pub(super) fn all(
+    raw: BTreeMap<String, InFile<RawCluster>>,
+    geoip: &GeoIp,
+    findings: &mut Findings<'_>,
+) -> Option<Vec<Cluster>> {
+    let mut checked = Vec::new();
+    for (name, InFile { value, place }) in raw {
+        let mut scope = Scope::new(format!("clusters.{name}"), &place, findings);
+        checked.push(cluster(&name, value, geoip, &mut scope));
+    }
+    checked.into_iter().collect()
+}
+
+fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>) -> Option<Cluster> {
+    let name = scope.name("a cluster", name, None);
+    let choices = choices(&raw, scope);
+    let steer = criteria(&raw, scope);
+    let distance_band_km = distance_band(&raw, scope);
+    let rtt = rtt(&raw.rtt, scope);
+    let overprovisioning_percent = overprovisioning(&raw.overprovisioning, scope);
+    let rules = rule::all(&raw, geoip, scope);
+    let tls = match &raw.tls {
+        Some(tls) => upstream_tls(tls, scope).map(Some),
+        None => Some(None),
+    };
+    let connect_timeout = scope.duration("connect-timeout", &raw.connect_timeout, 1..=MINUTE);
+    let response_timeout = scope.duration("response-timeout", &raw.response_timeout, 1..=DAY);
+    let tcp = {
+        let scope = &mut scope.below("tcp", None);
+        listener::socket_options(&raw.tcp.keepalive, &raw.tcp.user_timeout, Some(BACKLOG), scope)
+    };
+    let localities = endpoint::localities(raw.localities, &name, scope);
+    let health = health::health(raw.health, scope);
+    let policy = |name: PolicyName| match name {
+        PolicyName::RoundRobin => Some(Policy::RoundRobin),
+        PolicyName::LeastConnections => Some(Policy::LeastConnections),
+        PolicyName::P2c => choices.map(|choices| Policy::P2c { choices }),
+    };
+    Some(Cluster {
+        name,
+        policy: policy(raw.policy)?,
+        request_policy: policy(raw.request_policy)?,
+        steer: steer?,
+        distance_band_km: distance_band_km?,
+        rtt: rtt?,
+        overprovisioning_percent: overprovisioning_percent?,
+        panic_threshold_percent: u32::from(raw.panic_threshold.0),
+        rules: rules?,
+        localities: localities?,
+        http: match raw.http {
+            HttpVersion::V1 => UpstreamHttp::V1,
+            HttpVersion::V2 => UpstreamHttp::V2,
+        },
+        tls: tls?,
+        connect_timeout: connect_timeout?,
+        response_timeout: response_timeout?,
+        health: health?,
+        tcp: tcp?,
+    })
+}
+
+fn choices(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<u8> {
+    let RawP2c { choices } = &raw.p2c;
+    let used = [raw.policy, raw.request_policy].contains(&PolicyName::P2c);
+    if choices.is_written() && !used && !scope.was_refused("policy") && !scope.was_refused("request-policy") {
+        scope.warning(choices.span(), "`p2c.choices` has no effect: no policy of this cluster is `p2c`");
+    }
+    scope.whole("choices", choices, 2..=16)
+}
+
+fn criteria(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Vec<Criterion>> {
+    let mut checked = Vec::new();
+    let mut twice = false;
+    for written in &raw.steer {
+        let criterion = match **written {
+            CriterionName::Rules => Criterion::Rules,
+            CriterionName::Distance => Criterion::Distance,
+            CriterionName::Rtt => Criterion::Rtt,
+            CriterionName::Priority => Criterion::Priority,
+        };
+        if checked.contains(&criterion) {
+            twice = true;
+            let problem = scope.error(written.span(), "a criterion stands twice in `steer`");
+            problem.help("the first decides all that it can; the second would never decide anything");
+        }
+        checked.push(criterion);
+    }
+    warn_of_unknown_distances(raw, scope);
+    (!twice).then_some(checked)
+}
+
+/// Steering by distance needs to know where localities are. Said only to those who have more than one locality: for one
+/// there is nothing to decide.
+fn warn_of_unknown_distances(raw: &RawCluster, scope: &mut Scope<'_, '_>) {
+    let Some(distance) = raw.steer.iter().find(|criterion| ***criterion == CriterionName::Distance) else { return };
+    let placed = raw.localities.values().filter(|locality| locality.location.is_some()).count();
+    if raw.localities.len() < 2 || scope.was_refused("localities") {
+        return;
+    }
+    if placed == 0 && distance.is_written() {
+        let problem = scope.warning(distance.span(), "`distance` decides nothing: no locality has a `location`");
+        problem.help("location = [latitude, longitude] in each locality");
+    }
+    if placed > 0 {
+        for (name, _) in raw.localities.iter().filter(|(_, locality)| locality.location.is_none()) {
+            let message =
+                format!("locality `{}` has no `location`: by distance it comes after all that have one", **name);
+            scope.warning(name.span(), message);
+        }
+    }
+}
+
+fn distance_band(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<f64> {
+    let band = &raw.distance_band;
+    if !(1.0..=20_000.0).contains(&band.km) {
+        scope.error(band.span(), format!("`distance-band` must be from 1km to 20000km, not {}", **band));
+        return None;
+    }
+    Some(band.km)
+}
+
+fn rtt(raw: &RawRtt, scope: &mut Scope<'_, '_>) -> Option<RttSettings> {
+    let scope = &mut scope.below("rtt", None);
+    let bands: Vec<Duration> = raw.bands.iter().map(|limit| limit.0).collect();
+    if scope.was_refused("bands") {
+        return None;
+    }
+    if !(1..=16).contains(&bands.len()) {
+        scope.error(raw.bands.span(), format!("`bands` needs 1 to 16 limits, not {}", bands.len()));
+        return None;
+    }
+    let above = std::iter::once(Duration::ZERO).chain(bands.iter().copied());
+    let wrong = raw.bands.iter().zip(above).find(|(limit, before)| limit.0 <= *before);
+    if let Some((limit, _)) = wrong {
+        let problem = scope.error(limit.span(), format!("`bands` must ascend, and {} does not", **limit));
+        problem.help("each limit must be longer than the one before it, and than zero");
+        return None;
+    }
+    let from = match raw.from {
+        RawRttFrom::Probe => RttFrom::Probe,
+        RawRttFrom::Handshake => RttFrom::Handshake,
+    };
+    Some(RttSettings { from, bands })
+}
+
+fn overprovisioning(factor: &Placed<f64>, scope: &mut Scope<'_, '_>) -> Option<u32> {
+    if !(1.0..=10.0).contains(&**factor) {
+        scope.error(factor.span(), format!("`overprovisioning` must be from 1.0 to 10, not {}", **factor));
+        return None;
+    }
+    Some(in_percent(**factor))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to 10, checked")]
+fn in_percent(factor: f64) -> u32 {
+    (factor * 100.0).round() as u32
+}
+
+fn upstream_tls(raw: &Placed<RawUpstreamTls>, scope: &mut Scope<'_, '_>) -> Option<UpstreamTls> {
+    let scope = &mut scope.below("tls", raw.span());
+    let RawUpstreamTls { name, ca, verify } = &**raw;
+    let is_name = rustls_pki_types::ServerName::try_from(name.as_str()).is_ok();
+    if !is_name {
+        let problem = scope.error(name.span(), format!("`name`: `{}` is not a host name or address", **name));
+        problem.help("the name that the endpoints' certificate has");
+    }
+    if !**verify {
+        let problem = scope.warning(verify.span(), "`verify = false`: any certificate is accepted");
+        problem.help("with `ca`, endpoints that have a certificate of your own authority can be verified");
+    }
+    let ca = ca.as_ref().map(|written| {
+        let path = scope.path("ca", written);
+        if scope.findings.open == OpenFiles::Yes {
+            opened::authorities(&path, written, scope);
+        }
+        path
+    });
+    is_name.then(|| UpstreamTls { name: name.to_string(), ca, verify: **verify })
+}

@@ -1,0 +1,1164 @@
+//! What operators get to read, whole: a text, and every problem that it has.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::reference::{Fallback, KEYS};
+
+/// Everything said about a configuration, refused or not.
+#[track_caller]
+fn check(text: &str, want: &str) {
+    let (said, refused) = match load_text("t.toml", text, OpenFiles::No) {
+        Ok(loaded) => (Report { problems: loaded.warnings }.to_string(), false),
+        Err(report) => (report.to_string(), true),
+    };
+    assert_eq!(said, want.trim_start_matches('\n'), "said of\n{text}");
+    assert_eq!(refused, want.contains(": error: "), "only an error refuses");
+}
+
+#[test]
+fn all_errors_of_syntax_are_reported() {
+    check(
+        r#"
+[edge
+name = "a"
+[stop]
+grace = 5s
+[stop]
+"#,
+        "
+t.toml:2:6: error: not TOML: unclosed table, expected `]`
+t.toml:5:9: error: not TOML: string values must be quoted, expected literal string
+t.toml:6:2: error: not TOML: duplicate key",
+    );
+}
+
+#[test]
+fn slips_in_several_tables_are_all_reported_once() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+max-conections = 5
+[stop]
+grace = 5
+deadlin = "1m"
+[drain]
+rate = "fast"
+[clusters.im.localities.here]
+endpoints = [{ adress = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:6:1: error: unknown key `max-conections`
+   help: did you mean `max-connections`?
+t.toml:8:9: error: `grace` must be a duration such as "30s", "250ms" or "1h30m", not the number `5`
+t.toml:9:1: error: unknown key `deadlin`
+   help: did you mean `deadline`?
+t.toml:11:8: error: `rate`: `fast` is not a rate: a number with a unit is expected
+t.toml:13:16: error: unknown key `adress`
+   help: did you mean `address`?"#,
+    );
+}
+
+#[test]
+fn unknown_tables_are_refused() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[cluster.x]
+a = 1
+[zzz]
+"#,
+        "
+t.toml:8:2: error: unknown key `cluster`
+   help: did you mean `clusters`?
+t.toml:10:2: error: unknown key `zzz`
+   help: known here: `include`, `edge`, `admin`, `log`, `dns`, `geoip`, `stop`, `drain`, `listeners`, `clusters`",
+    );
+}
+
+#[test]
+fn all_missing_keys_of_a_table_are_named() {
+    check(
+        r#"
+[listeners.im]
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:2:1: error: `im` needs `bind` and `protocol`",
+    );
+}
+
+#[test]
+fn values_of_the_wrong_type_say_what_is_expected() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+proxy-protocol = "yes"
+tcp.backlog = "many"
+timeouts = 5
+[edge]
+location = [1.0]
+workers = 1.5
+trusted-proxies = "10.0.0.0/8"
+[[stop]]
+grace = "5s"
+[clusters.im.localities.here]
+priority = true
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:6:18: error: `proxy-protocol` must be `true` or `false`, not the text "yes"
+t.toml:7:15: error: `backlog` must be a whole number, not the text "many"
+t.toml:8:12: error: `timeouts` must be a table, not the number `5`
+t.toml:10:12: error: `location` must be [latitude, longitude], not a list of 1
+t.toml:11:11: error: `workers` must be a whole number, not the number `1.5`
+t.toml:12:19: error: `trusted-proxies` must be a list, not the text "10.0.0.0/8"
+t.toml:13:1: error: `stop` is one table, not a list
+   help: write [stop]
+t.toml:16:12: error: `priority` must be a whole number, not `true`"#,
+    );
+}
+
+#[test]
+fn words_that_are_not_known_come_with_those_that_are() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tpc"
+cluster = "im"
+[clusters.im]
+policy = "peak-ewma"
+steer = ["rules", "latency"]
+rtt.from = "prob"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:4:12: error: `protocol` cannot be `tpc`
+   help: did you mean `tcp`?
+t.toml:7:10: error: `policy` cannot be `peak-ewma`
+   help: possible here: `round-robin`, `least-connections`, `p2c`
+t.toml:8:19: error: an entry of `steer` cannot be `latency`
+   help: possible here: `rules`, `distance`, `rtt`, `priority`
+t.toml:9:12: error: `from` cannot be `prob`
+   help: did you mean `probe`?",
+    );
+}
+
+#[test]
+fn tables_and_lists_of_tables_are_not_mixed_up() {
+    check(
+        r#"
+[listeners.web]
+bind = ["0.0.0.0:80"]
+protocol = "http"
+[listeners.web.routes]
+cluster = "im"
+[[clusters.im]]
+"#,
+        "
+t.toml:5:1: error: `routes` must be a list, not a table
+   help: write [[listeners.web.routes]]
+t.toml:7:1: error: `im` is one table, not a list
+   help: write [clusters.im]",
+    );
+}
+
+#[test]
+fn an_endpoint_is_never_read_from_a_list() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [["10.0.0.7:5222"]]
+"#,
+        "
+t.toml:7:14: error: each entry of `endpoints` must be a table, not a list",
+    );
+}
+
+#[test]
+fn discovery_is_not_known_yet_and_is_one_problem() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.sg]
+location = [1.35, 103.82]
+discover.dns = { srv = "_im._tcp.sg.example.internal" }
+"#,
+        "
+t.toml:8:1: error: unknown key `discover`
+   help: known here: `provider`, `location`, `priority`, `endpoints`",
+    );
+}
+
+#[test]
+fn a_dangling_cluster_name_comes_with_those_that_exist() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im-eu"
+[clusters.im-europe.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im-asia.localities.here]
+endpoints = [{ address = "10.0.0.8:5222" }]
+"#,
+        "
+t.toml:5:11: error: no cluster is named `im-eu`
+   help: defined here: `im-europe` (line 6), `im-asia` (line 8)",
+    );
+}
+
+#[test]
+fn a_dangling_cluster_name_without_any_cluster_says_how_to_define_one() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+"#,
+        "
+t.toml:5:11: error: no cluster is named `im`
+   help: define it in [clusters.NAME]",
+    );
+}
+
+#[test]
+fn an_empty_file_lacks_a_listener() {
+    check(
+        "",
+        "
+t.toml:1:1: error: no listener is defined
+   help: nobody can connect; add [listeners.NAME]",
+    );
+}
+
+#[test]
+fn addresses_to_listen_on_are_complete_and_asked_for_once() {
+    check(
+        r#"
+[listeners.a]
+bind = ["0.0.0.0:5222", "127.0.0.1:9901", ":80", "localhost:80", "::1:80", "127.0.0.1:0", "127.0.0.1:0"]
+protocol = "tcp"
+cluster = "im"
+[listeners.b]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[listeners.c]
+bind = []
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:3:25: error: 127.0.0.1:9901 is taken by `[admin]`, whose default it is
+t.toml:3:43: error: `bind`: `:80` is not an address with a port
+   help: write `0.0.0.0:80` for every IPv4 address, `[::]:80` for IPv6
+t.toml:3:50: error: `bind`: `localhost:80` is not an address with a port
+   help: write `IP:port` or `[IPv6]:port`
+t.toml:3:66: error: `bind`: `::1:80` is not an address with a port
+   help: write `[::1]:80`
+t.toml:7:9: error: 0.0.0.0:5222 is taken by listener `a` on line 3
+t.toml:11:8: error: a listener needs at least one address to listen on",
+    );
+}
+
+#[test]
+fn keys_of_http_are_refused_on_a_tcp_listener() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+max-head = "1KiB"
+http-versions = ["2"]
+timeouts = { keep-alive = "1s", tls-handshake = "1s" }
+[[listeners.im.routes]]
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:6:12: error: `max-head` is for http, and this listener is tcp
+   help: leave it out, or write protocol = "http"
+t.toml:7:17: error: `http-versions` is for http, and this listener is tcp
+   help: leave it out, or write protocol = "http"
+t.toml:8:27: warning: `keep-alive` has no effect: the listener is not http
+t.toml:8:49: warning: `tls-handshake` has no effect: the listener has no `tls`
+t.toml:9:1: error: `routes` is for http, and this listener is tcp
+   help: leave it out, or write protocol = "http""#,
+    );
+}
+
+#[test]
+fn an_http_listener_has_routes_instead_of_a_cluster() {
+    check(
+        r#"
+[listeners.web]
+bind = ["0.0.0.0:80"]
+protocol = "http"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:5:11: error: an http listener has routes instead of `cluster`
+   help: write [[listeners.web.routes]] with cluster = "im"
+t.toml:6:11: warning: nothing uses cluster `im`"#,
+    );
+}
+
+#[test]
+fn an_http_listener_that_could_serve_nobody_is_refused() {
+    check(
+        r#"
+[listeners.web]
+bind = ["0.0.0.0:80"]
+protocol = "http"
+http-versions = []
+max-head = 100
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:2:12: error: an http listener needs at least one route
+   help: add [[listeners.web.routes]] with at least a `cluster`
+t.toml:5:17: error: `http-versions` is empty: nobody could be served
+   help: http-versions = ["1.1", "2"]
+t.toml:6:12: error: `max-head` must be from 1KiB to 1MiB, not 100B"#,
+    );
+}
+
+#[test]
+fn a_tcp_listener_needs_a_cluster() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:2:12: error: a tcp listener needs `cluster`
+   help: the name of the cluster that its connections go to",
+    );
+}
+
+#[test]
+fn proxy_headers_from_nobody_are_refused() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+proxy-protocol = true
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:6:18: error: `proxy-protocol` is on, but `edge.trusted-proxies` is empty: nobody could connect
+   help: name the networks of the proxies there",
+    );
+}
+
+#[test]
+fn limits_and_times_have_ranges() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+max-connections = 0
+tcp.backlog = 0
+tcp.keepalive = "500ms"
+timeouts.idle = "0s"
+[edge]
+workers = 0
+max-connections = -1
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:6:19: error: `max-connections` must be from 1; 0 would refuse everyone
+   help: leave it out for no limit of its own
+t.toml:7:15: error: `backlog` must be from 1 to 65535, not 0
+t.toml:8:17: error: `keepalive` must be from 1s to 9h, not 500ms
+t.toml:9:17: error: `idle` must be from 1s to 7d, not 0s
+t.toml:11:11: error: `workers` must be from 1 to 1024, not 0
+t.toml:12:19: error: `max-connections` must be from 1 to 4294967295, not -1",
+    );
+}
+
+#[test]
+fn routes_that_cannot_work_are_refused() {
+    check(
+        r#"
+[listeners.web]
+bind = ["0.0.0.0:80"]
+protocol = "http"
+[[listeners.web.routes]]
+host = "IM.example.com"
+path-prefix = "/ws/"
+cluster = "im"
+[[listeners.web.routes]]
+host = "im.example.com."
+path-prefix = "/ws"
+cluster = "im"
+[[listeners.web.routes]]
+path = "/a"
+path-prefix = "/b"
+cluster = "im"
+[[listeners.web.routes]]
+host = "im.example.com:443"
+cluster = "im"
+[[listeners.web.routes]]
+host = "im.*.com"
+path = "ws"
+cluster = "im"
+[[listeners.web.routes]]
+path = "/a?b=c"
+headers = { "host" = "a", "x y" = "b" }
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:9:1: error: this route matches the same requests as the one on line 5
+   help: it could never be reached; remove one, or change what it matches
+t.toml:15:15: error: a route has `path` or `path-prefix`, not both
+   help: make two routes of it
+t.toml:18:8: error: `im.example.com:443` is not a host
+   help: ports are not looked at: write `im.example.com`
+t.toml:21:8: error: `im.*.com` is not a host
+   help: write `im.example.com`, or `*.example.com` for every name below it
+t.toml:22:8: error: `path` must start with `/`
+t.toml:25:8: error: `path` cannot have `?` or `#`: queries are not looked at
+t.toml:26:13: error: `host` is not matched as a header
+   help: use the key `host` of the route
+t.toml:26:27: error: `x y` is not a header name",
+    );
+}
+
+#[test]
+fn names_of_routes_are_unique_and_not_empty() {
+    check(
+        r#"
+[listeners.web]
+bind = ["0.0.0.0:80"]
+protocol = "http"
+[[listeners.web.routes]]
+name = "a"
+path = "/1"
+cluster = "im"
+[[listeners.web.routes]]
+name = "a"
+path = "/2"
+cluster = "im"
+[[listeners.web.routes]]
+name = ""
+path = "/3"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:10:8: error: a route is already named `a`, on line 5
+t.toml:14:8: error: `name` cannot be the name of a route
+   help: 1 to 128 characters without line breaks",
+    );
+}
+
+#[test]
+fn endpoints_are_complete_and_listed_once() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.a]
+endpoints = [
+  { address = "10.0.0.7:5222" },
+  { address = "10.0.0.7", weight = 0 },
+  { address = "10.0.0.300:80", weight = 70000 },
+]
+[clusters.im.localities.b]
+endpoints = [{ address = "[::ffff:10.0.0.7]:5222" }, { address = "im.example.com:5222", max-connections = 0 }]
+[clusters.im.localities.c]
+[clusters.im.localities."d e"]
+endpoints = [{ address = "10.0.0.9:1" }]
+priority = 200
+location = [103.82, 1.35]
+"#,
+        r#"
+t.toml:6:25: warning: locality `a` has no `location`: by distance it comes after all that have one
+t.toml:9:15: error: `10.0.0.7` is not the address of an endpoint
+   help: the port is missing: `10.0.0.7:5222`
+t.toml:9:36: error: `weight` must be from 1; 0 is no share
+   help: to take an endpoint out of service, drain it or remove it
+t.toml:10:15: error: `10.0.0.300:80` is not the address of an endpoint
+   help: write `IP:port`, `[IPv6]:port` or `name:port`
+t.toml:10:41: error: `weight` must be from 1 to 65535, not 70000
+t.toml:12:25: warning: locality `b` has no `location`: by distance it comes after all that have one
+t.toml:13:26: error: endpoint [::ffff:10.0.0.7]:5222 is listed twice in `im`, first on line 8
+   help: to give it a larger share, raise its `weight`
+t.toml:13:107: error: `max-connections` must be from 1; 0 would refuse everyone
+   help: leave it out for no limit of its own
+t.toml:14:25: warning: locality `c` has no `location`: by distance it comes after all that have one
+t.toml:14:25: error: locality `c` has no endpoint
+   help: endpoints = [{ address = "10.0.0.7:5222" }]
+t.toml:15:25: error: `d e` cannot be the name of a locality
+   help: 1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`
+t.toml:17:12: error: `priority` must be from 0 to 127, not 200
+t.toml:18:12: error: [103.82, 1.35] is no place on earth
+   help: latitude comes first: these look swapped"#,
+    );
+}
+
+#[test]
+fn a_cluster_needs_a_locality() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+"#,
+        "
+t.toml:6:11: error: cluster `im` has no locality
+   help: add [clusters.im.localities.NAME] with `endpoints`",
+    );
+}
+
+#[test]
+fn rules_name_what_exists() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[geoip]
+databases = ["a.mmdb"]
+[[clusters.im.rules]]
+country = "UK"
+localities = "here"
+[[clusters.im.rules]]
+country = ["de", "ZZ", "Germany"]
+localities = ["there"]
+[[clusters.im.rules]]
+continent = "Europe"
+network = ["10.0.0.1/8", "10.0.0.0/33"]
+localities = []
+[[clusters.im.rules]]
+continent = []
+localities = ["here", "here"]
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:9:11: error: `UK` is not a country code
+   help: the United Kingdom is `GB`
+t.toml:12:12: error: `de` is not a country code
+   help: write `DE`
+t.toml:12:18: error: `ZZ` is not a country code
+   help: ISO 3166-1 alpha-2 in upper case, such as `DE`
+t.toml:12:24: error: `Germany` is not a country code
+   help: ISO 3166-1 alpha-2 in upper case, such as `DE`
+t.toml:13:15: error: no locality of this cluster is named `there`
+   help: defined here: `here`
+t.toml:15:13: error: `Europe` is not a continent code
+   help: one of: `AF`, `AN`, `AS`, `EU`, `NA`, `OC`, `SA`
+t.toml:16:12: warning: `10.0.0.1/8` has bits below its prefix; they are ignored
+   help: write `10.0.0.0/8`, or `10.0.0.1` for this one address
+t.toml:16:26: error: `10.0.0.0/33` is not a network
+   help: write `10.0.0.0/8`, `2001:db8::/32`, or a single address
+t.toml:17:14: error: `localities` is empty: these clients would have nowhere to go
+t.toml:19:13: error: `continent` is empty
+   help: leave the key out; a rule without any match is for everyone
+t.toml:20:23: error: `here` stands twice in `localities`",
+    );
+}
+
+#[test]
+fn a_rule_that_can_never_match_is_a_warning() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[geoip]
+databases = ["a.mmdb"]
+[[clusters.im.rules]]
+country = ["DE", "FR"]
+localities = "here"
+[[clusters.im.rules]]
+country = ["FR", "DE"]
+localities = "here"
+[[clusters.im.rules]]
+localities = "here"
+[[clusters.im.rules]]
+country = "IT"
+localities = "here"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:11:1: warning: this rule can never match: the one on line 8 matches the same
+   help: the first rule that matches counts; remove one of them
+t.toml:16:1: warning: this rule can never match: the one on line 14 is for everyone
+   help: the first rule that matches counts; put the general one last",
+    );
+}
+
+#[test]
+fn rules_without_effect_are_a_warning() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+steer = ["rtt"]
+[[clusters.im.rules]]
+country = "IT"
+localities = "here"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:8:1: warning: rules have no effect: `steer` does not name them
+   help: steer = ["rules", ...]
+t.toml:9:11: warning: no client matches this: nothing says in which country one is
+   help: name `databases` or `overrides` in [geoip]"#,
+    );
+}
+
+#[test]
+fn settings_of_steering_have_ranges() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+steer = ["rtt", "distance", "rtt"]
+p2c.choices = 1
+distance-band = "0km"
+overnprovisioning = 1
+overprovisioning = 0.5
+rtt.bands = ["10ms", "5ms"]
+connect-timeout = "2m"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im.localities.there]
+endpoints = [{ address = "10.0.0.8:5222" }]
+"#,
+        "
+t.toml:7:17: warning: `distance` decides nothing: no locality has a `location`
+   help: location = [latitude, longitude] in each locality
+t.toml:7:29: error: a criterion stands twice in `steer`
+   help: the first decides all that it can; the second would never decide anything
+t.toml:8:15: error: `choices` must be from 2 to 16, not 1
+t.toml:9:17: error: `distance-band` must be from 1km to 20000km, not 0km
+t.toml:10:1: error: unknown key `overnprovisioning`
+   help: did you mean `overprovisioning`?
+t.toml:11:20: error: `overprovisioning` must be from 1.0 to 10, not 0.5
+t.toml:12:22: error: `bands` must ascend, and 5ms does not
+   help: each limit must be longer than the one before it, and than zero
+t.toml:13:19: error: `connect-timeout` must be from 1ms to 1m, not 2m",
+    );
+}
+
+#[test]
+fn parameters_of_a_policy_that_is_not_used_are_a_warning() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+policy = "round-robin"
+request-policy = "least-connections"
+p2c.choices = 3
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:9:15: warning: `p2c.choices` has no effect: no policy of this cluster is `p2c`",
+    );
+}
+
+#[test]
+fn a_locality_without_location_among_others_with_one_is_a_warning() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im.localities.there]
+endpoints = [{ address = "10.0.0.8:5222" }]
+location = [1.0, 2.0]
+"#,
+        "
+t.toml:6:25: warning: locality `here` has no `location`: by distance it comes after all that have one",
+    );
+}
+
+#[test]
+fn health_is_one_probe_that_makes_sense() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+health = { off = true, tcp = {} }
+[clusters.b]
+health.http = { path = "readyz", host = "a b", expect = ["2xx", "300-200"], interval = "1s", fast-interval = "2s", timeout = "3s", rise = 0 }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.b.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:30: error: `health` is one of `http`, `tcp` and `off`
+   help: leave the others out
+t.toml:8:11: warning: nothing uses cluster `b`
+t.toml:9:24: error: `path` must start with `/`
+t.toml:9:41: error: `a b` is not a host
+   help: a name, with or without a port
+t.toml:9:58: error: `2xx` is not a status code or range
+   help: `200` or `200-299`, from 100 to 599
+t.toml:9:65: error: `300-200` is not a status code or range
+   help: `200` or `200-299`, from 100 to 599",
+    );
+}
+
+#[test]
+fn tls_to_endpoints_needs_a_name_that_can_be_verified() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+tls = { name = "", verify = false }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:16: error: `name`: `` is not a host name or address
+   help: the name that the endpoints' certificate has
+t.toml:7:29: warning: `verify = false`: any certificate is accepted
+   help: with `ca`, endpoints that have a certificate of your own authority can be verified",
+    );
+}
+
+#[test]
+fn tls_to_endpoints_needs_the_key_name() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+tls = {}
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:7: error: `tls` needs `name`",
+    );
+}
+
+#[test]
+fn the_tables_of_the_process_are_checked() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[stop]
+grace = "10s"
+deadline = "10s"
+[dns]
+min-ttl = "10m"
+resolvers = ["10.0.0.2", "dns"]
+[log]
+level = "infoo,proxy=debug"
+access = "stdot"
+[drain]
+rate = "0/s"
+[admin]
+bind = ["127.0.0.1:9901", "127.0.0.1:9901"]
+hosts = ["a:80"]
+[geoip]
+databases = ["a.mmdb", "a.mmdb", ""]
+[edge]
+location = [91.0, 181.0]
+name = "a b"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:8:12: error: `deadline` (10s) must be longer than `grace` (10s)
+   help: both count from SIGTERM; connections are asked to leave in the time between them
+t.toml:10:11: error: `min-ttl` (10m) is longer than `max-ttl` (5m)
+t.toml:11:26: error: `resolvers`: `dns` is not an address with a port
+   help: write `IP:port` or `[IPv6]:port`
+t.toml:13:9: error: `level`: `infoo` is not a level
+   help: did you mean `info`?
+t.toml:14:10: error: `access` cannot be `stdot`
+   help: write `stdout`, `off`, or a path with a `/` or `.` in it
+t.toml:16:8: error: `rate` must be from 0.01/s to 1000000/s, not 0/s
+t.toml:18:27: error: 127.0.0.1:9901 is listed twice
+t.toml:19:10: error: `a:80` is not a host name
+   help: write it without port
+t.toml:21:24: error: database a.mmdb is listed twice
+t.toml:21:34: error: `databases` must name a file
+   help: leave it out if there is none
+t.toml:23:12: error: [91, 181] is no place on earth
+   help: [latitude, longitude] in degrees: -90 to 90, and -180 to 180
+t.toml:24:8: error: `a b` cannot be the name of an edge
+   help: 1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`",
+    );
+}
+
+#[test]
+fn a_cluster_that_nothing_uses_is_a_warning() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.other.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:8:11: warning: nothing uses cluster `other`",
+    );
+}
+
+#[test]
+fn values_of_any_other_type_are_refused_in_plain_words() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+max-connections = 99999999999999999999999
+max-head = -5
+[clusters.im]
+overprovisioning = nan
+health = "off"
+http = 2
+rules = [{ country = 5, localities = { a = 1 } }]
+[clusters.im.localities.here]
+endpoints = [{}, "10.0.0.7:1", { address = 5 }]
+"#,
+        r#"
+t.toml:6:19: error: `max-connections` must be a whole number, not the number `99999999999999999999999`
+t.toml:7:12: error: `max-head` must be a size such as "64KiB" or "1MiB", or a number of bytes, not the number `-5`
+t.toml:9:20: error: `overprovisioning` must be from 1.0 to 10, not NaN
+t.toml:10:10: error: `health` must be a table, not the text "off"
+t.toml:11:8: error: `http` must be a string
+   help: write it in quotes
+t.toml:12:22: error: `country` must be a string or a list of strings, not the number `5`
+t.toml:12:38: error: `localities` must be a string or a list of strings, not a table
+t.toml:14:14: error: an entry of `endpoints` needs `address`
+t.toml:14:18: error: an entry of `endpoints` must be a table, not the text "10.0.0.7:1"
+t.toml:14:44: error: `address` must be a string, not the number `5`"#,
+    );
+}
+
+#[test]
+fn a_mistyped_table_is_one_problem_and_nothing_seems_to_be_missing() {
+    check(
+        "
+[listener.im]
+[cluster.im]
+",
+        "
+t.toml:2:2: error: unknown key `listener`
+   help: did you mean `listeners`?
+t.toml:3:2: error: unknown key `cluster`
+   help: did you mean `clusters`?",
+    );
+}
+
+#[test]
+fn what_the_design_shows_is_accepted() {
+    check(
+        r#"
+[edge]
+name = "sgp-1"
+location = [1.35, 103.82]
+trusted-proxies = ["10.0.0.0/8"]
+
+[admin]
+bind = ["127.0.0.1:9901"]
+socket = "run/warbler.sock"
+
+[geoip]
+databases = ["geo/city.mmdb", "geo/asn.mmdb"]
+overrides = "geo/overrides.toml"
+
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+
+[listeners.web]
+bind = ["0.0.0.0:443"]
+protocol = "http"
+http-versions = ["1.1", "2"]
+tls.certificates = [{ chain = "tls/im.pem", key = "tls/im.key" }]
+
+[[listeners.web.routes]]
+host = "im.example.com"
+path-prefix = "/ws"
+cluster = "im"
+
+[clusters.im]
+policy = "p2c"
+steer = ["rules", "distance", "rtt"]
+http = "1.1"
+health.http = { path = "/readyz", interval = "2s", rise = 2, fall = 3 }
+
+[[clusters.im.rules]]
+continent = "EU"
+localities = ["frankfurt", "paris"]
+strict = true
+
+[clusters.im.localities.frankfurt]
+provider = "aws"
+location = [50.11, 8.68]
+endpoints = [{ address = "10.1.0.4:5222", weight = 2 }, { address = "10.1.0.5:5222" }]
+
+[clusters.im.localities.paris]
+location = [48.86, 2.35]
+endpoints = [{ address = "10.2.0.4:5222" }]
+"#,
+        "",
+    );
+}
+
+/// What has to be written, and nothing else: a listener of each protocol, a cluster for each kind of probe.
+const REQUIRED: &str = r#"
+[listeners.im]
+bind = ["127.0.0.1:0"]
+protocol = "tcp"
+cluster = "tcp"
+
+[listeners.web]
+bind = ["127.0.0.1:0"]
+protocol = "http"
+tls.certificates = [{ chain = "im.pem", key = "im.key" }]
+
+[[listeners.web.routes]]
+cluster = "http"
+
+[clusters.tcp]
+tls.name = "im.example.com"
+rules = [{ localities = "here" }]
+
+[clusters.tcp.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+
+[clusters.http]
+tls.name = "im.example.com"
+rules = [{ localities = "here" }]
+health.http = {}
+
+[clusters.http.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#;
+
+#[test]
+fn the_defaults_in_force_are_those_of_the_reference() {
+    let mut written: toml::Table = toml::from_str(REQUIRED).unwrap();
+    let mut count = 0;
+    for key in KEYS {
+        let Fallback::Value(value) = key.default else { continue };
+        let value = toml::from_str::<toml::Table>(&format!("value = {value}")).unwrap().remove("value").unwrap();
+        for path in named(key.path) {
+            put(&mut written, &path, value.clone());
+            count += 1;
+        }
+    }
+    assert!(count > 60, "defaults are written: {count}");
+    let written = load_text("t.toml", &written.to_string(), OpenFiles::No).unwrap().config;
+    let required = load_text("t.toml", REQUIRED, OpenFiles::No).unwrap().config;
+    assert_eq!(written, required);
+}
+
+/// The places of a key in [`REQUIRED`].
+fn named(path: &str) -> Vec<String> {
+    let names: &[&str] = match path.split('.').next() {
+        Some("listeners") if path.contains(".max-head") || path.contains(".tls") => &["web"],
+        Some("listeners") => &["im", "web"],
+        Some("clusters") if path.contains("health.http") => &["http"],
+        Some("clusters") if path.contains("health.tcp") || path.contains("health.off") => &["tcp"],
+        Some("clusters") => &["tcp", "http"],
+        _ => &[""],
+    };
+    names.iter().map(|name| path.replacen('*', name, 1).replace('*', "here")).collect()
+}
+
+fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
+    let Some((step, rest)) = path.split_once('.') else {
+        table.insert(path.to_owned(), value);
+        return;
+    };
+    match step.strip_suffix("[]") {
+        Some(list) => put(table[list][0].as_table_mut().unwrap(), rest, value),
+        None => {
+            let inner = table.entry(step).or_insert_with(|| toml::Table::new().into());
+            put(inner.as_table_mut().unwrap(), rest, value);
+        }
+    }
+}
+
+#[test]
+fn values_become_what_the_program_uses() {
+    let text = r#"
+[edge]
+name = "sgp-1"
+workers = 3
+trusted-proxies = ["10.0.0.0/8", "::1"]
+[listeners.web]
+bind = ["127.0.0.1:0", "[::1]:8080"]
+protocol = "http"
+http-versions = ["2"]
+max-head = 2048
+[[listeners.web.routes]]
+host = "*.Example.com."
+path-prefix = "/ws/"
+headers = { X-Tenant = "a", X-Client = "*" }
+cluster = "b"
+[clusters.a.localities.x]
+endpoints = [{ address = "im.example.com:1" }]
+[clusters.b]
+policy = "round-robin"
+request-policy = "p2c"
+p2c.choices = 4
+overprovisioning = 1.15
+panic-threshold = "0%"
+[clusters.b.health.http]
+expect = ["200", "300-399"]
+interval = "300ms"
+jitter = "5%"
+[clusters.b.localities.x]
+priority = 7
+endpoints = [{ address = "10.0.0.7:1", weight = 9, max-connections = 10 }]
+"#;
+    let loaded = load_text("t.toml", text, OpenFiles::No).unwrap();
+    let config = loaded.config;
+    assert_eq!((&*config.edge.name, config.edge.workers.get()), ("sgp-1", 3));
+    assert!(config.trusts("10.1.2.3".parse().unwrap()) && config.trusts("::ffff:10.1.2.3".parse().unwrap()));
+    assert!(!config.trusts("::2".parse().unwrap()));
+    let crate::config::Serves::Http(http) = &config.listeners[0].serves else { panic!("an http listener") };
+    assert_eq!((http.http1, http.http2, http.max_head), (false, true, 2048));
+    let route = &http.routes[0];
+    assert_eq!(&*route.name, "*.example.com/ws/* x-client x-tenant=\"a\"");
+    assert_eq!(route.host, crate::config::HostMatch::Below("example.com".to_owned()));
+    assert_eq!(route.path, crate::config::PathMatch::Prefix("/ws".to_owned()));
+    let cluster = config.cluster(route.cluster);
+    assert_eq!((&*cluster.name, cluster.overprovisioning_percent, cluster.panic_threshold_percent), ("b", 115, 0));
+    assert_eq!(cluster.policy, policies::Policy::RoundRobin);
+    assert_eq!(cluster.request_policy, policies::Policy::P2c { choices: 4 });
+    let health = &cluster.health;
+    assert_eq!((health.fast_interval, health.timeout), (health.interval, health.interval), "not longer than that");
+    assert!((health.jitter - 0.05).abs() < 1e-9);
+    let crate::config::Probe::Http { expect, .. } = &health.probe else { panic!("an http probe") };
+    assert_eq!(expect, &[(200, 200), (300, 399)]);
+    let locality = &cluster.localities[0];
+    assert_eq!((locality.priority, locality.endpoints[0].max_connections.map(u32::from)), (7, Some(10)));
+}
+
+#[test]
+fn http_2_is_offered_by_itself_only_where_tls_can_negotiate_it() {
+    let config = load_text("t.toml", REQUIRED, OpenFiles::No).unwrap().config;
+    let crate::config::Serves::Http(tls) = &config.listeners[1].serves else { panic!("an http listener") };
+    assert!(tls.http1 && tls.http2);
+    let plain = REQUIRED.replace("tls.certificates = [{ chain = \"im.pem\", key = \"im.key\" }]", "");
+    let config = load_text("t.toml", &plain, OpenFiles::No).unwrap().config;
+    let crate::config::Serves::Http(plain) = &config.listeners[1].serves else { panic!("an http listener") };
+    assert!(plain.http1 && !plain.http2);
+}
+
+#[test]
+fn a_file_full_of_slips_ends_with_a_word_about_the_rest() {
+    let slips: String = (0..150).map(|nth| format!("[unknown-{nth}]\n")).collect();
+    let report = load_text("t.toml", &slips, OpenFiles::No).unwrap_err();
+    assert_eq!(report.problems.len(), 101);
+    let last = report.problems.last().unwrap().to_string();
+    assert_eq!(last, "t.toml:151:1: error: 100 problems in this file so far; the rest of it was not read");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem_like_any_other() {
+    let report = load(Path::new("/nowhere/edge.toml"), OpenFiles::No).unwrap_err();
+    assert_eq!(
+        report.render("nothing was started"),
+        "/nowhere/edge.toml: error: cannot be read: No such file or directory (os error 2)\n\
+         1 problem; nothing was started"
+    );
+}
+
+proptest::proptest! {
+    /// Whatever is in a file, it is answered with problems and never with a panic.
+    #[test]
+    fn no_text_makes_the_check_panic(at in 0..REQUIRED.len(), length in 0..40_usize, replacement in "[\\[\\]{}=\"., a-z0-9\n-]{0,12}") {
+        let end = (at + length).min(REQUIRED.len());
+        let text = format!("{}{replacement}{}", &REQUIRED[..at], &REQUIRED[end..]);
+        if let Err(report) = load_text("t.toml", &text, OpenFiles::No) {
+            proptest::prop_assert!(report.problems.iter().any(|problem| problem.severity == Severity::Error));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! `[clusters.NAME]` as written.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::listener::HttpVersion;
+use super::{OneOrMany, Placed, defaults};
+use crate::config::units::{Distance, Percent, Period};
+
+/// Servers of one kind, in one or several places.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawCluster {
+    /// How an endpoint is picked within a locality for a tunnel: TCP, and HTTP after an upgrade.
+    pub policy: PolicyName,
+    /// The same for an HTTP request.
+    pub request_policy: PolicyName,
+    /// Parameters of the policy `p2c`.
+    pub p2c: RawP2c,
+    /// What decides between localities, the most important first; each orders only what those before left equal.
+    pub steer: Vec<Placed<CriterionName>>,
+    /// Distances to the client are compared in steps of this size: within one step, localities are equally far.
+    pub distance_band: Placed<Distance>,
+    /// How measured round trips steer.
+    pub rtt: RawRtt,
+    /// How much more than its share a locality can carry before clients go to the next, 1.0 to 10.
+    pub overprovisioning: Placed<f64>,
+    /// Below this share of endpoints that are up, traffic goes to those that are down, too. "0%" turns it off.
+    pub panic_threshold: Placed<Percent>,
+    /// Which clients belong where; the first that matches counts.
+    pub rules: Vec<Placed<RawRule>>,
+    /// Where the endpoints stand, by name.
+    pub localities: BTreeMap<Placed<String>, RawLocality>,
+    /// HTTP version spoken to the endpoints.
+    pub http: HttpVersion,
+    /// Speaks TLS to the endpoints.
+    pub tls: Option<Placed<RawUpstreamTls>>,
+    /// How long one endpoint may take to accept a connection, before another is tried.
+    pub connect_timeout: Placed<Period>,
+    /// How long an endpoint may take until the head of its answer, and between two parts of the body.
+    pub response_timeout: Placed<Period>,
+    /// How endpoints are probed: one of `http`, `tcp`, `off`. TCP by default.
+    pub health: Placed<RawHealth>,
+    /// Socket options of the connections to endpoints.
+    pub tcp: RawUpstreamTcp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyName {
+    /// In turn, in proportion to weight.
+    RoundRobin,
+    /// Fewest connections for its weight.
+    LeastConnections,
+    /// Fewest connections for its weight among a few drawn in proportion to weight.
+    P2c,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CriterionName {
+    /// What `rules` say about the client.
+    Rules,
+    /// From the client to the locality.
+    Distance,
+    /// From this edge to the locality.
+    Rtt,
+    /// The `priority` of the locality.
+    Priority,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawP2c {
+    /// How many endpoints are drawn, 2 to 16.
+    pub choices: Placed<i64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawRtt {
+    /// `probe`: a whole health probe, what a client would feel. `handshake`: the TCP handshake, the network alone.
+    pub from: RttFrom,
+    /// Upper limits of the bands that count as equally near, counted from the nearest locality; ascending, 1 to 16.
+    pub bands: Placed<Vec<Placed<Period>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RttFrom {
+    Probe,
+    Handshake,
+}
+
+/// Matches a client when any of `network`, `country` and `continent` does; without any of them, everyone.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawRule {
+    /// `203.0.113.0/24`, or a list.
+    #[serde(default)]
+    pub network: OneOrMany,
+    /// ISO 3166-1 alpha-2 in upper case: `DE`, or a list.
+    #[serde(default)]
+    pub country: OneOrMany,
+    /// `AF`, `AN`, `AS`, `EU`, `NA`, `OC`, `SA`, or a list.
+    #[serde(default)]
+    pub continent: OneOrMany,
+    /// Where these clients go: a set, in no order.
+    pub localities: OneOrMany,
+    /// Never anywhere else: clients are refused rather than sent away (data residency).
+    #[serde(default)]
+    pub strict: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawLocality {
+    /// Whose machines these are; a label.
+    pub provider: Option<Placed<String>>,
+    /// Latitude and longitude in degrees.
+    pub location: Option<Placed<[f64; 2]>>,
+    /// Lower goes first, 0 to 127; counts where `steer` names `priority`.
+    pub priority: Placed<i64>,
+    /// The servers. At least one.
+    pub endpoints: Vec<Placed<RawEndpoint>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawEndpoint {
+    /// `IP:port`, `[IPv6]:port` or `name:port`.
+    pub address: Placed<String>,
+    /// Share of the traffic relative to the others, 1 to 65535.
+    #[serde(default = "defaults::weight")]
+    pub weight: Placed<i64>,
+    /// Connections and requests at a time. No limit by default.
+    pub max_connections: Option<Placed<i64>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawUpstreamTls {
+    /// The name that is asked for (SNI) and that the certificate must have.
+    pub name: Placed<String>,
+    /// PEM file of the authorities to believe. The system's by default.
+    pub ca: Option<Placed<String>>,
+    /// `false` accepts any certificate.
+    #[serde(default = "defaults::on")]
+    pub verify: Placed<bool>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawHealth {
+    /// `true`: no probing; endpoints count as up.
+    pub off: Option<Placed<bool>>,
+    /// Opens a connection.
+    pub tcp: Option<Placed<RawTcpProbe>>,
+    /// Asks for a path.
+    pub http: Option<Placed<RawHttpProbe>>,
+}
+
+/// When to probe, and when to believe it.
+#[derive(Debug)]
+pub struct RawProbeTiming {
+    pub interval: Placed<Period>,
+    pub fast_interval: Placed<Period>,
+    pub timeout: Placed<Period>,
+    pub jitter: Placed<Percent>,
+    pub rise: Placed<i64>,
+    pub fall: Placed<i64>,
+}
+
+/// The keys of [`RawProbeTiming`] are repeated in both probes, because `flatten` would lose their places.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawTcpProbe {
+    /// Between two probes of an endpoint.
+    pub interval: Placed<Period>,
+    /// Between two probes of an endpoint in doubt. The default is shortened to a shorter `interval`.
+    pub fast_interval: Placed<Period>,
+    /// A probe without an answer by then has failed. The default is shortened to a shorter `interval`.
+    pub timeout: Placed<Period>,
+    /// Share of the interval by which probes are spread.
+    pub jitter: Placed<Percent>,
+    /// Good probes in a row that bring an endpoint up, 1 to 100.
+    pub rise: Placed<i64>,
+    /// Failed probes in a row that take it down, 1 to 100.
+    pub fall: Placed<i64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawHttpProbe {
+    /// The path to ask for.
+    pub path: Placed<String>,
+    /// The `Host` to ask for. The endpoint's own address by default.
+    pub host: Option<Placed<String>>,
+    /// Status codes that are good: `200` or `200-299`.
+    pub expect: Placed<Vec<Placed<String>>>,
+    /// Between two probes of an endpoint.
+    pub interval: Placed<Period>,
+    /// Between two probes of an endpoint in doubt. The default is shortened to a shorter `interval`.
+    pub fast_interval: Placed<Period>,
+    /// A probe without an answer by then has failed. The default is shortened to a shorter `interval`.
+    pub timeout: Placed<Period>,
+    /// Share of the interval by which probes are spread.
+    pub jitter: Placed<Percent>,
+    /// Good probes in a row that bring an endpoint up, 1 to 100.
+    pub rise: Placed<i64>,
+    /// Failed probes in a row that take it down, 1 to 100.
+    pub fall: Placed<i64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawUpstreamTcp {
+    /// Idle time before the kernel probes the endpoint; "0s" turns it off.
+    pub keepalive: Placed<Period>,
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); "0s" leaves it to the kernel.
+    pub user_timeout: Placed<Period>,
+}
+
+impl RawTcpProbe {
+    pub fn timing(self) -> RawProbeTiming {
+        let RawTcpProbe { interval, fast_interval, timeout, jitter, rise, fall } = self;
+        RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall }
+    }
+}
+
+/// What an HTTP probe asks, without the timing.
+#[derive(Debug)]
+pub struct RawHttpQuestion {
+    pub path: Placed<String>,
+    pub host: Option<Placed<String>>,
+    pub expect: Placed<Vec<Placed<String>>>,
+}
+
+impl RawHttpProbe {
+    pub fn parts(self) -> (RawHttpQuestion, RawProbeTiming) {
+        let RawHttpProbe { path, host, expect, interval, fast_interval, timeout, jitter, rise, fall } = self;
+        let timing = RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall };
+        (RawHttpQuestion { path, host, expect }, timing)
+    }
+}

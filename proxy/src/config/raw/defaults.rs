@@ -1,0 +1,176 @@
+//! Every default of the configuration, in one place. docs/config.md repeats them, and a test compares.
+
+use std::time::Duration;
+
+use super::cluster::{CriterionName, PolicyName, RttFrom};
+use super::listener::{HttpVersion, TlsVersion};
+use super::{
+    LogFormat, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp, RawLocality,
+    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
+};
+use crate::config::units::{Distance, Percent, Period, Rate, Size};
+
+/// What `TcpOptions` of a cluster say about a backlog: nothing listens there, so it is the listeners' default.
+pub const BACKLOG: u32 = 4096;
+
+impl Default for RawAdmin {
+    fn default() -> RawAdmin {
+        let bind = vec!["127.0.0.1:9901".to_owned().into()];
+        RawAdmin { bind, socket: None, token_file: None, hosts: vec![] }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> RawLog {
+        RawLog { level: "info".to_owned().into(), format: LogFormat::Json, access: "stdout".to_owned().into() }
+    }
+}
+
+impl Default for RawDns {
+    fn default() -> RawDns {
+        RawDns { resolvers: vec![], timeout: seconds(2), min_ttl: seconds(1), max_ttl: minutes(5) }
+    }
+}
+
+impl Default for RawStop {
+    fn default() -> RawStop {
+        RawStop { grace: seconds(5), deadline: minutes(5) }
+    }
+}
+
+impl Default for RawDrain {
+    fn default() -> RawDrain {
+        RawDrain { rate: Rate { per_second: 200.0 }.into(), close_wait: seconds(5) }
+    }
+}
+
+impl Default for RawTimeouts {
+    fn default() -> RawTimeouts {
+        RawTimeouts {
+            proxy_header: seconds(5),
+            tls_handshake: seconds(10),
+            request_head: seconds(10),
+            keep_alive: seconds(75),
+            // Phones that sleep send a heartbeat every few minutes: shorter limits would cut them.
+            idle: minutes(15),
+        }
+    }
+}
+
+impl Default for RawListenerTcp {
+    fn default() -> RawListenerTcp {
+        RawListenerTcp { keepalive: minutes(5), user_timeout: seconds(60), backlog: i64::from(BACKLOG).into() }
+    }
+}
+
+pub fn max_head() -> Placed<Size> {
+    Size(32 * 1024).into()
+}
+
+pub fn min_tls_version() -> TlsVersion {
+    TlsVersion::V1_2
+}
+
+impl Default for RawCluster {
+    fn default() -> RawCluster {
+        RawCluster {
+            policy: PolicyName::P2c,
+            request_policy: PolicyName::P2c,
+            p2c: RawP2c::default(),
+            steer: [CriterionName::Rules, CriterionName::Distance, CriterionName::Rtt].map(Placed::from).into(),
+            distance_band: Distance { km: 500.0 }.into(),
+            rtt: RawRtt::default(),
+            // Envoy's defaults for spill-over and panic.
+            overprovisioning: 1.4.into(),
+            panic_threshold: Percent(50).into(),
+            rules: vec![],
+            localities: Default::default(),
+            http: HttpVersion::V1,
+            tls: None,
+            connect_timeout: seconds(2),
+            // nginx's `proxy_read_timeout`.
+            response_timeout: seconds(60),
+            health: RawHealth::default().into(),
+            tcp: RawUpstreamTcp::default(),
+        }
+    }
+}
+
+impl Default for RawP2c {
+    fn default() -> RawP2c {
+        RawP2c { choices: 2.into() }
+    }
+}
+
+impl Default for RawRtt {
+    fn default() -> RawRtt {
+        let bands = [10, 35, 80].map(milliseconds).to_vec();
+        RawRtt { from: RttFrom::Probe, bands: bands.into() }
+    }
+}
+
+impl Default for RawLocality {
+    fn default() -> RawLocality {
+        RawLocality { provider: None, location: None, priority: 0.into(), endpoints: vec![] }
+    }
+}
+
+pub fn weight() -> Placed<i64> {
+    1.into()
+}
+
+/// HAProxy's figures for `inter` (2 s), `rise` (2) and `fall` (3); the others are ours.
+impl Default for RawProbeTiming {
+    fn default() -> RawProbeTiming {
+        RawProbeTiming {
+            interval: seconds(2),
+            fast_interval: milliseconds(500),
+            timeout: seconds(1),
+            jitter: Percent(20).into(),
+            rise: 2.into(),
+            fall: 3.into(),
+        }
+    }
+}
+
+impl Default for RawTcpProbe {
+    fn default() -> RawTcpProbe {
+        let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall } = RawProbeTiming::default();
+        RawTcpProbe { interval, fast_interval, timeout, jitter, rise, fall }
+    }
+}
+
+impl Default for RawHttpProbe {
+    fn default() -> RawHttpProbe {
+        let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall } = RawProbeTiming::default();
+        let path = "/healthz".to_owned().into();
+        let expect = vec!["200-299".to_owned().into()].into();
+        RawHttpProbe { path, host: None, expect, interval, fast_interval, timeout, jitter, rise, fall }
+    }
+}
+
+impl Default for RawUpstreamTcp {
+    fn default() -> RawUpstreamTcp {
+        RawUpstreamTcp { keepalive: minutes(5), user_timeout: seconds(60) }
+    }
+}
+
+pub fn on() -> Placed<bool> {
+    true.into()
+}
+
+pub fn off() -> Placed<bool> {
+    false.into()
+}
+
+fn minutes(count: u64) -> Placed<Period> {
+    seconds(60 * count)
+}
+
+fn seconds(count: u64) -> Placed<Period> {
+    Period(Duration::from_secs(count)).into()
+}
+
+fn milliseconds(count: u64) -> Placed<Period> {
+    Period(Duration::from_millis(count)).into()
+}

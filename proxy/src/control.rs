@@ -1,0 +1,175 @@
+//! The control thread: everything that is not a client's bytes.
+//!
+//! One pingora service with one thread runs the admin side, probes, DNS, reloads, the sweeper, the pacer and the stop.
+//! Nothing here is on the data path; what it decides reaches the workers as a new snapshot or as a command.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::Service;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::admin;
+use crate::leave::{self, ORDERS, Order};
+use crate::reload::Reloader;
+use crate::sockets::Prepared;
+use crate::state::{Phase, State};
+use crate::stop::{self, Stopped};
+use crate::watch::Watch;
+
+/// Changes of health or addresses within this time become one new snapshot.
+const COALESCE: Duration = Duration::from_millis(50);
+/// The beat of the sweeper and of RTT bands.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A request to read the files again, and where to answer.
+pub type ReloadRequest = oneshot::Sender<Result<u64, String>>;
+
+/// How the process ended, for its exit code.
+#[derive(Default)]
+pub struct Exit {
+    code: AtomicU8,
+    over: Notify,
+}
+
+impl Exit {
+    pub fn with(&self, code: u8) {
+        self.code.store(code, Relaxed);
+        self.over.notify_one();
+    }
+
+    pub async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    pub fn code(&self) -> u8 {
+        self.code.load(Relaxed)
+    }
+}
+
+/// The control thread as pingora runs it.
+pub struct ControlService {
+    start: Mutex<Option<Start>>,
+}
+
+/// What the control thread begins with.
+pub struct Start {
+    pub state: Arc<State>,
+    pub reloader: Reloader,
+    pub prepared: Prepared,
+    pub orders: (mpsc::Sender<Order>, mpsc::Receiver<Order>),
+    pub admin: admin::Bound,
+    pub exit: Arc<Exit>,
+}
+
+pub fn orders() -> (mpsc::Sender<Order>, mpsc::Receiver<Order>) {
+    mpsc::channel(ORDERS)
+}
+
+impl ControlService {
+    pub fn new(start: Start) -> ControlService {
+        ControlService { start: Mutex::new(Some(start)) }
+    }
+}
+
+#[async_trait]
+impl Service for ControlService {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+        let Some(start) = self.start.lock().await.take() else { return };
+        let exit = start.exit.clone();
+        if let Err(error) = run(start).await {
+            tracing::error!(%error, "the control thread cannot go on");
+            exit.with(1);
+        }
+    }
+
+    fn name(&self) -> &str {
+        "control"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
+
+async fn run(start: Start) -> std::io::Result<()> {
+    let Start { state, mut reloader, prepared, orders: (order, orders), admin, exit } = start;
+    let mut signals = Signals::new()?;
+    reloader.begin(&state, prepared).await;
+    tokio::spawn(leave::pace(state.clone(), orders));
+    let (ask_reload, mut reload_asked) = mpsc::channel::<ReloadRequest>(16);
+    let admin_addresses = admin.addresses();
+    admin.serve(&state, &ask_reload)?;
+    let mut watch = Watch::new();
+    watch.follow(&reloader.watched());
+    state.enter(Phase::Running);
+    admin::ready::announce(&state, &reloader.addresses(), &admin_addresses);
+
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stopped = loop {
+        tokio::select! {
+            () = watch.settled() => {
+                reloader.reload_if_changed(&state).await;
+                watch.follow(&reloader.watched());
+            }
+            Some(answer) = reload_asked.recv() => {
+                // Who asked may have hung up; the reload counts all the same.
+                answer.send(reloader.reload(&state, "api").await).ok();
+                watch.follow(&reloader.watched());
+            }
+            _ = signals.hangup.recv() => {
+                // The result is in the log, the metrics and the status.
+                reloader.reload(&state, "SIGHUP").await.ok();
+                watch.follow(&reloader.watched());
+            }
+            () = state.steering_changed.notified() => {
+                sleep(COALESCE).await;
+                reloader.resteer(&state);
+            }
+            _ = beat.tick() => on_beat(&state),
+            _ = signals.terminate.recv() => break stop::gently(&state, &mut reloader, &order, &mut signals).await,
+            _ = signals.interrupt.recv() => break stop::now(&state, "SIGINT"),
+        }
+    };
+    exit.with(match stopped {
+        Stopped::AllLeft => 0,
+        Stopped::SomeCut => 1,
+    });
+    // pingora ends the process now, this thread included.
+    std::future::pending().await
+}
+
+fn on_beat(state: &State) {
+    state.registry.sweep_idle(BEAT);
+    let snapshot = state.snapshot.load_full();
+    let mut changed = false;
+    for cluster in &snapshot.clusters {
+        changed |= cluster.measure(&snapshot.config.edge);
+    }
+    if changed {
+        state.steering_changed.notify_one();
+    }
+}
+
+/// The signals that the process understands.
+pub struct Signals {
+    pub terminate: Signal,
+    pub interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

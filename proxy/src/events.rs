@@ -1,0 +1,178 @@
+//! Each thing that happens, once: the log line and the counter move together, so they cannot disagree.
+//!
+//! `info` is for changes of state, never for a request; `warn` means that someone should look.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use policies::Reason;
+use tracing::{debug, error, info, warn};
+
+use crate::access_log::{Line, millis_since_1970};
+use crate::cluster::EndpointState;
+use crate::config::Name;
+use crate::registry::LeaveReason;
+use crate::state::State;
+use crate::trip::{Kind, Outcome, Trip};
+
+/// A trip is over: one access-log line, and its counters.
+pub fn trip_ended(trip: &Trip, picked: Option<(&EndpointState, &Name, Reason)>) {
+    let state = trip.state();
+    state.metrics.trip_ended(trip);
+    if trip.outcome == Outcome::Panicked {
+        error!(connection = trip.origin.connection, client = %trip.origin.client, "a connection ended by a panic");
+    }
+    if state.access_log.is_off() {
+        return;
+    }
+    let request = trip.request.as_deref();
+    let reason = picked.map(|(_, _, reason)| reason);
+    state.access_log.write(&Line {
+        time_ms: millis_since_1970(trip.began),
+        kind: trip.kind.as_str(),
+        outcome: trip.outcome.as_str(),
+        leave_reason: trip.outcome.reason().map(LeaveReason::as_str),
+        detail: trip.detail.as_deref(),
+        connection: trip.origin.connection,
+        listener: &trip.origin.listener,
+        client: trip.origin.client,
+        peer: (trip.origin.peer != trip.origin.client).then_some(trip.origin.peer),
+        generation: trip.generation,
+        route: request.and_then(|request| request.route.as_deref()),
+        cluster: trip.cluster.as_deref(),
+        locality: picked.map(|(_, locality, _)| &**locality),
+        endpoint: picked.map(|(endpoint, ..)| endpoint.address),
+        pick: reason.as_ref().map(|reason| reason.as_str()),
+        tries: trip.tries,
+        method: request.map(|request| request.method.as_str()),
+        host: request.map(|request| request.host.as_str()),
+        path: request.map(|request| request.path.as_str()),
+        version: request.map(|request| request.version),
+        status: request.map(|request| request.status).filter(|status| *status != 0),
+        request_id: request.map(|request| request.id.as_str()).filter(|id| !id.is_empty()),
+        bytes_to_endpoint: trip.to_endpoint,
+        bytes_to_client: trip.to_client,
+        seconds: trip.lasted().as_secs_f64(),
+    });
+}
+
+/// An endpoint's standing changed.
+pub fn standing_changed(state: &State, endpoint: &EndpointState) {
+    let votes = endpoint.votes();
+    let vote = votes.worst();
+    state.metrics.standing_changed(&endpoint.cluster, vote.standing);
+    let (cluster, endpoint, standing) = (&*endpoint.cluster, endpoint.address, vote.standing.as_str());
+    if vote.standing == policies::Standing::Up {
+        info!(cluster, %endpoint, standing, reason = &*vote.reason, "endpoint changed its standing");
+    } else {
+        warn!(cluster, %endpoint, standing, reason = &*vote.reason, "endpoint changed its standing");
+    }
+}
+
+pub fn connect_failed(state: &State, cluster: &str, endpoint: SocketAddr, error: &dyn std::fmt::Display) {
+    state.metrics.connect_failed(cluster);
+    debug!(cluster, %endpoint, %error, "cannot connect to endpoint");
+}
+
+pub fn dns_unusable(state: &State, error: &dyn std::fmt::Display) {
+    state.metrics.alarm("dns-unusable");
+    error!(%error, "no resolver can be made; endpoints given by name keep their last addresses");
+}
+
+pub fn name_unresolved(state: &State, cluster: &str, host: &str, error: &str, failures: u32) {
+    state.metrics.lookup(cluster, false);
+    // One line when it starts to fail and one a minute or so after that, not one a try.
+    if failures == 1 || failures.is_multiple_of(16) {
+        warn!(cluster, host, error, failures, "endpoint name does not resolve; the last good answer stays");
+    }
+}
+
+pub fn name_resolved(state: &State, cluster: &str, host: &str, addresses: &[IpAddr]) {
+    state.metrics.lookup(cluster, true);
+    info!(cluster, host, ?addresses, "endpoint name has new addresses");
+}
+
+pub fn reload_succeeded(state: &State, generation: u64, trigger: &str, changes: &[String], took: Duration) {
+    state.metrics.reloaded(true, generation);
+    info!(generation, trigger, ?changes, took_ms = millis(took), "configuration published");
+}
+
+pub fn reload_needs_start(keys: &[String]) {
+    if !keys.is_empty() {
+        warn!(?keys, "changed keys that take effect at the next start only");
+    }
+}
+
+pub fn reload_refused(state: &State, generation: u64, trigger: &str, report: &str) {
+    state.metrics.reloaded(false, generation);
+    error!(generation, trigger, report, "configuration refused; the running one was kept");
+}
+
+pub fn reload_unchanged(state: &State, generation: u64, trigger: &str) {
+    state.metrics.reload_unchanged();
+    info!(generation, trigger, "configuration read again; nothing changed");
+}
+
+pub fn geoip_swapped(files: &[PathBuf]) {
+    info!(?files, "GeoIP databases loaded");
+}
+
+pub fn listener_opened(listener: &str, address: SocketAddr) {
+    info!(listener, %address, "listening");
+}
+
+pub fn listener_closed(listener: &str, address: SocketAddr) {
+    info!(listener, %address, "no longer listening");
+}
+
+pub fn accept_paused(state: &State, listener: &str, error: &std::io::Error) {
+    state.metrics.accept_paused(listener);
+    warn!(listener, %error, connections = state.registry.connections(), "accepting is paused: out of descriptors or memory");
+}
+
+pub fn accept_resumed(listener: &str) {
+    info!(listener, "accepting again");
+}
+
+pub fn accept_failed(listener: &str, error: &std::io::Error) {
+    debug!(listener, %error, "a connection broke before it was accepted");
+}
+
+pub fn leaving_began(reason: LeaveReason, what: &str, connections: usize, per_second: f64) {
+    info!(reason = reason.as_str(), what, connections, per_second, "asking connections to leave");
+}
+
+pub fn asked_to_leave(state: &State, reason: LeaveReason) {
+    state.metrics.asked_to_leave(reason);
+}
+
+pub fn stop_began(signal: &str, connections: usize) {
+    info!(signal, connections, "stopping");
+}
+
+pub fn stop_ended(cut: usize) {
+    info!(cut, "stopped");
+}
+
+/// One line for each connection that a stop had to cut.
+pub fn cut_at_deadline(connection: u64, endpoint: Option<SocketAddr>) {
+    warn!(connection, endpoint = endpoint.map(|endpoint| endpoint.to_string()), "cut at the stop deadline");
+}
+
+pub fn refused(state: &State, listener: &str, why: &'static str) {
+    state.metrics.refused(listener, why);
+}
+
+pub fn task_panicked(what: &str) {
+    error!(what, "a task of the control thread ended by a panic");
+}
+
+/// Whether this kind counts as an HTTP request.
+pub fn is_request(kind: Kind) -> bool {
+    matches!(kind, Kind::Request | Kind::Upgrade)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

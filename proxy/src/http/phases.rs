@@ -1,0 +1,346 @@
+//! Where pingora calls us, phase by phase, for each plain request. Every phase is a few lines that name the room which
+//! does the work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use policies::{Kind as PickKind, Tried};
+
+use super::forwarded::{Forwarding, X_REQUEST_ID};
+use super::{Connection, answer};
+use crate::cluster::ClusterPlan;
+use crate::config::UpstreamHttp;
+use crate::events;
+use crate::pick::pick;
+use crate::prelude::head;
+use crate::route;
+use crate::snapshot::Snapshot;
+use crate::trip::{Kind, Outcome, RequestFacts, Trip};
+use crate::upstream::MAX_TRIES;
+
+/// How long an idle upstream connection is kept for the next request. nginx: 60 s.
+const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
+
+/// One request on its way through the phases.
+#[derive(Default)]
+pub struct Passage {
+    begun: Option<Begun>,
+    cluster: Option<Arc<ClusterPlan>>,
+    tried: Tried,
+    last_tried: Option<policies::EndpointIx>,
+}
+
+struct Begun {
+    connection: Arc<Connection>,
+    snapshot: Arc<Snapshot>,
+    trip: Box<Trip>,
+    forwarding: Forwarding,
+}
+
+/// Has no state of its own: one stands in every worker for the life of the process.
+pub struct Phases;
+
+#[async_trait]
+impl ProxyHttp for Phases {
+    type CTX = Passage;
+
+    fn new_ctx(&self) -> Passage {
+        Passage::default()
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {
+        // No compression: the bytes are the backend's.
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
+        let connection = connection_of(session)?;
+        passage.begin(connection, session.req_header());
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        match passage.route(session) {
+            Ok(()) => Ok(false),
+            Err(refusal) => {
+                let leaving = passage.is_leaving();
+                passage.answered(refusal.outcome, refusal.status);
+                answer::respond(session, refusal.status, refusal.keep && !leaving).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
+        passage.pick_peer()
+    }
+
+    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, passage: &mut Passage, mut e: Box<Error>) -> Box<Error> {
+        e.set_retry(passage.connect_failed(&e));
+        e
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        passage.forward(session.req_header(), upstream)
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, passage: &mut Passage) -> Result<()> {
+        if passage.is_leaving() {
+            session.set_keepalive(None);
+        }
+        if let Some(begun) = &passage.begun {
+            response.insert_header(X_REQUEST_ID, &begun.forwarding.request_id)?;
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, passage: &mut Passage) -> FailToProxy {
+        let status = passage.failed(e);
+        if status > 0 && session.response_written().is_none() {
+            // The client may be gone; then there is nobody to tell.
+            answer::respond(session, status, false).await.ok();
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _e: Option<&Error>, passage: &mut Passage) {
+        if let Some(begun) = &mut passage.begun {
+            begun.trip.count((session.body_bytes_read() as u64, session.body_bytes_sent() as u64));
+            let answered = session.response_written().map(|response| response.status.as_u16());
+            passage.close(answered);
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _passage: &Passage, _error: &Error) -> bool {
+        // Our own event says it, once.
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _passage: &Passage,
+        _error: &Error,
+        _context: pingora::proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// A request that gets an answer of ours instead of an upstream.
+struct Refusal {
+    outcome: Outcome,
+    status: u16,
+    keep: bool,
+}
+
+impl Passage {
+    fn begin(&mut self, connection: Arc<Connection>, request: &RequestHeader) {
+        let state = &connection.worker.state;
+        let snapshot = state.snapshot.load_full();
+        let forwarding = Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
+        let mut trip = Trip::new(state.clone(), Kind::Request, connection.origin.clone());
+        trip.generation = snapshot.generation;
+        trip.origin.client.set_ip(forwarding.client);
+        trip.request = Some(Box::new(RequestFacts {
+            method: request.method.to_string(),
+            host: host_of(request).to_owned(),
+            path: request.uri.path().to_owned(),
+            version: version_name(request.version),
+            status: 0,
+            id: forwarding.request_id.clone(),
+            route: None,
+        }));
+        self.begun = Some(Begun { connection, snapshot, trip, forwarding });
+    }
+
+    fn route(&mut self, session: &Session) -> std::result::Result<(), Refusal> {
+        let request = session.req_header();
+        let refuse = |outcome, status, keep| Err(Refusal { outcome, status, keep });
+        let Some(begun) = &mut self.begun else { return refuse(Outcome::BadRequest, 400, false) };
+        if request.method == Method::CONNECT {
+            return refuse(Outcome::BadRequest, 405, false);
+        }
+        // Our own parser takes upgrades out before pingora sees them; one that it did not see must not pass.
+        if !session.is_http2() && head::is_upgrade(&request.headers) {
+            return refuse(Outcome::BadRequest, 400, false);
+        }
+        if route::is_ambiguous(request.uri.path()) {
+            return refuse(Outcome::BadRequest, 400, false);
+        }
+        let Some(plan) = begun.snapshot.listener(begun.connection.slot) else { return refuse(Outcome::NoRoute, 404, false) };
+        let Some(routed) = plan.routes.find(host_of(request), request.uri.path(), &request.headers) else {
+            return refuse(Outcome::NoRoute, 404, true);
+        };
+        let cluster = begun.snapshot.cluster(routed.cluster).clone();
+        begun.trip.cluster = Some(cluster.config.name.clone());
+        if let Some(facts) = &mut begun.trip.request {
+            facts.route = Some(routed.route);
+        }
+        self.cluster = Some(cluster);
+        Ok(())
+    }
+
+    fn pick_peer(&mut self) -> Result<Box<HttpPeer>> {
+        let (Some(begun), Some(cluster)) = (&mut self.begun, &self.cluster) else { return Err(unrouted()) };
+        let client = begun.snapshot.client(begun.forwarding.client);
+        // A lease from a try that failed goes back before the next pick looks at the counts.
+        begun.trip.picked = None;
+        match pick(&begun.connection.worker.state, cluster, &client, PickKind::Request, &self.tried) {
+            Ok((picked, ix)) => {
+                begun.trip.tries += 1;
+                let peer = peer(cluster, picked.endpoint.address);
+                begun.trip.picked = Some(picked);
+                self.last_tried = Some(ix);
+                Ok(Box::new(peer))
+            }
+            Err(no_pick) => {
+                begun.trip.fail(Outcome::NoEndpoint, no_pick);
+                Error::e_explain(ErrorType::HTTPStatus(503), "no endpoint")
+            }
+        }
+    }
+
+    /// Whether another endpoint may be tried.
+    fn connect_failed(&mut self, e: &Error) -> bool {
+        let Some(begun) = &mut self.begun else { return false };
+        if let (Some(picked), Some(ix)) = (begun.trip.picked.take(), self.last_tried.take()) {
+            picked.endpoint.connect_failed();
+            events::connect_failed(&begun.connection.worker.state, &picked.endpoint.cluster, picked.endpoint.address, e);
+            self.tried.push(ix);
+        }
+        begun.trip.fail(Outcome::ConnectFailed, e.etype().as_str());
+        begun.trip.tries < MAX_TRIES
+    }
+
+    fn forward(&self, downstream: &RequestHeader, upstream: &mut RequestHeader) -> Result<()> {
+        let Some(begun) = &self.begun else { return Err(unrouted()) };
+        let mut headers = upstream.headers.clone();
+        begun.forwarding.write(&mut headers, begun.connection.origin.client, host_of(downstream));
+        for name in super::forwarded::WRITTEN {
+            match headers.get(&name) {
+                Some(value) => upstream.insert_header(name, value)?,
+                None => {
+                    upstream.remove_header(&name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the failure; the status to answer with, 0 when nobody is left to answer.
+    fn failed(&mut self, e: &Error) -> u16 {
+        let Some(begun) = &mut self.begun else { return 400 };
+        let (outcome, status) = match (e.etype(), e.esource()) {
+            (ErrorType::HTTPStatus(503), _) => (Outcome::NoEndpoint, 503),
+            (ErrorType::HTTPStatus(status), _) => (Outcome::BadRequest, *status),
+            (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::TLSHandshakeTimedout, ErrorSource::Upstream) => {
+                (Outcome::BadAnswer, 504)
+            }
+            (etype, ErrorSource::Upstream) if is_connect_error(etype) => (Outcome::ConnectFailed, 502),
+            (_, ErrorSource::Upstream) => (Outcome::BadAnswer, 502),
+            (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => (Outcome::ClientReset, 0),
+            (_, ErrorSource::Downstream) => (Outcome::BadRequest, 400),
+            _ => (Outcome::BadAnswer, 500),
+        };
+        let outcome = if begun.trip.outcome == Outcome::ConnectFailed { Outcome::ConnectFailed } else { outcome };
+        begun.trip.fail(outcome, e.etype().as_str());
+        status
+    }
+
+    fn answered(&mut self, outcome: Outcome, status: u16) {
+        if let Some(begun) = &mut self.begun {
+            begun.trip.outcome = outcome;
+            if let Some(facts) = &mut begun.trip.request {
+                facts.status = status;
+            }
+        }
+    }
+
+    /// The last word on a request. The trip itself is dropped with the passage.
+    fn close(&mut self, answered: Option<u16>) {
+        let Some(begun) = &mut self.begun else { return };
+        if let (Some(facts), Some(status)) = (&mut begun.trip.request, answered) {
+            facts.status = status;
+            if begun.trip.outcome == Outcome::Dropped {
+                begun.trip.outcome = Outcome::Answered;
+            }
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.begun.as_ref().is_some_and(|begun| begun.connection.is_leaving())
+    }
+}
+
+fn peer(cluster: &ClusterPlan, address: std::net::SocketAddr) -> HttpPeer {
+    let config = &cluster.config;
+    let name = config.tls.as_ref().map_or_else(String::new, |tls| tls.name.clone());
+    let mut peer = HttpPeer::new(address, config.tls.is_some(), name);
+    let options = &mut peer.options;
+    options.connection_timeout = Some(config.connect_timeout);
+    options.total_connection_timeout = Some(config.connect_timeout);
+    options.read_timeout = Some(config.response_timeout);
+    options.idle_timeout = Some(UPSTREAM_IDLE);
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    if config.http == UpstreamHttp::V2 {
+        options.set_http_version(2, 2);
+    }
+    if let (Some(tls), Some(ready)) = (&config.tls, &cluster.tls) {
+        options.verify_cert = tls.verify;
+        options.verify_hostname = tls.verify;
+        options.ca.clone_from(&ready.authorities);
+    }
+    peer
+}
+
+fn connection_of(session: &Session) -> Result<Arc<Connection>> {
+    let digest = session.digest().and_then(|digest| digest.proxy_digest.as_ref());
+    let facts = digest.and_then(|digest| digest.user_data.as_ref()?.downcast_ref::<Arc<Connection>>());
+    facts.cloned().ok_or_else(unrouted)
+}
+
+fn unrouted() -> Box<Error> {
+    Error::explain(ErrorType::InternalError, "a request without its connection")
+}
+
+/// The host that a request is for: of its target when that has one, else the `Host` field.
+pub fn host_of(request: &RequestHeader) -> &str {
+    let given = || request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    request.uri.authority().map(http::uri::Authority::as_str).or_else(given).unwrap_or_default()
+}
+
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_11 => "1.1",
+        Version::HTTP_10 => "1.0",
+        _ => "?",
+    }
+}
+
+fn is_connect_error(etype: &ErrorType) -> bool {
+    matches!(
+        etype,
+        ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::ConnectTimedout
+            | ErrorType::BindError
+            | ErrorType::SocketError
+            | ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError
+    )
+}

@@ -1,0 +1,154 @@
+//! How connections leave: asked one by one, at one pace, whoever wants them gone.
+//!
+//! A stop and a reload that removes a listener or endpoint give an [`Order`]. The pacer finds the connections that it
+//! means and puts a `leave` into their command slots, `drain.rate` a second, so that clients come back as a stream and
+//! not as a storm. An order lasts until nobody it means is left: who slipped in meanwhile is asked too.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::config::Name;
+use crate::events;
+use crate::listener::ListenerSlot;
+use crate::registry::{Command, Entry, LeaveReason, Registry};
+use crate::state::State;
+
+/// How often the pacer hands out commands.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Orders that may wait; each reload gives a few.
+pub const ORDERS: usize = 1024;
+
+/// Who is to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    Everybody,
+    Listener(ListenerSlot, Name),
+    Endpoint(Name, SocketAddr),
+}
+
+impl Who {
+    fn means(&self, entry: &Entry) -> bool {
+        match self {
+            Who::Everybody => true,
+            Who::Listener(slot, _) => entry.listener == *slot,
+            Who::Endpoint(cluster, address) => {
+                entry.endpoint().is_some_and(|endpoint| endpoint.cluster == *cluster && endpoint.address == *address)
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Who::Everybody => "everybody".into(),
+            Who::Listener(_, name) => format!("listener {name}"),
+            Who::Endpoint(cluster, address) => format!("endpoint {address} of {cluster}"),
+        }
+    }
+}
+
+/// Who is to leave, why, and by when everybody must have been asked.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub who: Who,
+    pub reason: LeaveReason,
+    pub asked_by: Option<Instant>,
+}
+
+/// Takes orders until its channel closes.
+pub async fn pace(state: Arc<State>, mut orders: mpsc::Receiver<Order>) {
+    let mut pacer = Pacer { state, active: Vec::new(), budget: 0.0 };
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => pacer.begin(order),
+                None => return,
+            },
+            _ = tick.tick(), if !pacer.active.is_empty() => pacer.step(),
+        }
+    }
+}
+
+struct Pacer {
+    state: Arc<State>,
+    active: Vec<Active>,
+    /// Fractions of a connection that may be asked.
+    budget: f64,
+}
+
+struct Active {
+    order: Order,
+    /// Asked next; empty when everybody who was found has been asked.
+    waiting: VecDeque<Weak<Entry>>,
+}
+
+impl Pacer {
+    fn begin(&mut self, order: Order) {
+        let waiting = unasked(&self.state.registry, &order.who);
+        let rate = self.state.snapshot.load().config.drain.rate_per_second;
+        events::leaving_began(order.reason, &order.who.describe(), waiting.len(), rate);
+        self.active.push(Active { order, waiting });
+    }
+
+    fn step(&mut self) {
+        self.budget += self.rate() * TICK.as_secs_f64();
+        while self.budget >= 1.0 {
+            let Some(active) = self.active.first_mut() else { break };
+            let Some(entry) = active.waiting.pop_front() else {
+                if self.next_round() { continue } else { break };
+            };
+            if let Some(entry) = entry.upgrade() {
+                entry.tell(Command::Leave(active.order.reason));
+                events::asked_to_leave(&self.state, active.order.reason);
+                self.budget -= 1.0;
+            }
+        }
+        if self.active.is_empty() {
+            self.budget = 0.0;
+        }
+    }
+
+    /// The first order has asked everybody it found. It ends when a second look finds nobody; the ones that came after
+    /// it get their turn either way.
+    fn next_round(&mut self) -> bool {
+        let mut active = self.active.remove(0);
+        active.waiting = unasked(&self.state.registry, &active.order.who);
+        if !active.waiting.is_empty() {
+            self.active.insert(0, active);
+        } else if active.order.who == Who::Everybody {
+            // A stop stays in force: connections that are being set up come into the registry late.
+            self.active.push(active);
+            return self.active.len() > 1;
+        }
+        !self.active.is_empty()
+    }
+
+    /// As configured, or faster when a deadline asks for it.
+    fn rate(&self) -> f64 {
+        let configured = self.state.snapshot.load().config.drain.rate_per_second;
+        let needed = self.active.iter().filter_map(|active| {
+            let left = active.order.asked_by?.saturating_duration_since(Instant::now()).as_secs_f64();
+            #[expect(clippy::cast_precision_loss, reason = "a number of connections")]
+            let waiting = active.waiting.len() as f64;
+            Some(waiting / left.max(TICK.as_secs_f64()))
+        });
+        needed.fold(configured, f64::max)
+    }
+}
+
+fn unasked(registry: &Registry, who: &Who) -> VecDeque<Weak<Entry>> {
+    let mut found = VecDeque::new();
+    registry.for_each(|entry| {
+        if entry.command().is_none() && who.means(entry) {
+            found.push_back(Arc::downgrade(entry));
+        }
+    });
+    found
+}

@@ -1,0 +1,148 @@
+//! The text that Prometheus reads, with everything that is known anyway read at that moment.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
+
+use policies::Standing;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, GaugeVec, IntGaugeVec, Opts, TextEncoder};
+
+use crate::config::RttFrom;
+use crate::snapshot::Snapshot;
+use crate::state::{Phase, State};
+
+/// Makes pages; remembers what it said of counters that it computes, so that they never go back.
+#[derive(Default)]
+pub struct Scraper {
+    said: Mutex<BTreeMap<(String, &'static str), u64>>,
+}
+
+impl Scraper {
+    /// The whole page in text format 0.0.4.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded, which would be a bug here.
+    pub fn page(&self, state: &State) -> prometheus::Result<Vec<u8>> {
+        let snapshot = state.snapshot.load_full();
+        let mut families = state.metrics.registry.gather();
+        families.extend(self.bytes(state)?);
+        families.extend(connections(state, &snapshot)?);
+        families.extend(endpoints(&snapshot)?);
+        families.extend(process(state)?);
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut page = Vec::with_capacity(64 * 1024);
+        TextEncoder::new().encode(&families, &mut page)?;
+        Ok(page)
+    }
+
+    /// Bytes relayed, live: those of trips that are over and those of open tunnels.
+    fn bytes(&self, state: &State) -> prometheus::Result<Vec<MetricFamily>> {
+        let names = listener_names(&state.snapshot.load());
+        let mut sums: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
+        for family in state.metrics.closed_bytes.collect() {
+            for metric in family.get_metric() {
+                let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|label| label.value());
+                let direction = if label("direction") == Some("to-client") { "to-client" } else { "to-endpoint" };
+                let listener = label("listener").unwrap_or_default().to_owned();
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter of bytes, exact to 2^53")]
+                let bytes = metric.get_counter().get_value() as u64;
+                *sums.entry((listener, direction)).or_default() += bytes;
+            }
+        }
+        state.registry.for_each(|entry| {
+            let (to_endpoint, to_client) = entry.bytes();
+            let listener = names.get(&entry.listener).cloned().unwrap_or_default();
+            *sums.entry((listener.clone(), "to-endpoint")).or_default() += to_endpoint;
+            *sums.entry((listener, "to-client")).or_default() += to_client;
+        });
+        let counters = prometheus::IntCounterVec::new(
+            Opts::new("warbler_relayed_bytes_total", "Bytes relayed, counted while they flow: TCP, tunnels, and HTTP bodies."),
+            &["listener", "direction"],
+        )?;
+        // A trip that ends between the two readings may be missed for a moment; a counter must not go back.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, sum) in sums {
+            let highest = said.entry(key.clone()).or_default();
+            *highest = sum.max(*highest);
+            counters.with_label_values(&[key.0.as_str(), key.1]).inc_by(*highest);
+        }
+        Ok(counters.collect())
+    }
+}
+
+fn listener_names(snapshot: &Snapshot) -> BTreeMap<crate::listener::ListenerSlot, String> {
+    snapshot.listeners.iter().map(|listener| (listener.slot, listener.name().to_string())).collect()
+}
+
+fn connections(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+    let open = IntGaugeVec::new(Opts::new("warbler_connections", "Downstream connections now."), &["listener"])?;
+    for listener in &snapshot.listeners {
+        open.with_label_values(&[&**listener.name()]).set(signed(listener.counts.open.load(Relaxed)));
+    }
+    let tunnels = IntGaugeVec::new(Opts::new("warbler_tunnels", "Tunnels now: TCP, and HTTP after an upgrade."), &["cluster"])?;
+    for cluster in &snapshot.clusters {
+        tunnels.with_label_values(&[&*cluster.config.name]);
+    }
+    state.registry.for_each(|entry| {
+        if let Some(endpoint) = entry.endpoint() {
+            tunnels.with_label_values(&[&*endpoint.cluster]).inc();
+        }
+    });
+    Ok([open.collect(), tunnels.collect()].concat())
+}
+
+fn endpoints(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+    let labels = &["cluster", "locality", "endpoint"];
+    let up = IntGaugeVec::new(Opts::new("warbler_endpoint_up", "1 when the endpoint gets new connections."), labels)?;
+    let standing = IntGaugeVec::new(
+        Opts::new("warbler_endpoint_standing", "1 for the standing that the endpoint is in."),
+        &["cluster", "locality", "endpoint", "standing"],
+    )?;
+    let leases = IntGaugeVec::new(
+        Opts::new("warbler_endpoint_connections", "Tunnels and requests in flight on the endpoint, from this edge."),
+        labels,
+    )?;
+    let rtt = GaugeVec::new(
+        Opts::new("warbler_endpoint_rtt_seconds", "Lowest round trip of the window: handshake (TCP) and probe (whole health probe)."),
+        &["cluster", "locality", "endpoint", "figure"],
+    )?;
+    for cluster in &snapshot.clusters {
+        for (endpoint, member) in cluster.view.endpoints.iter().zip(&cluster.members) {
+            let address = member.address.to_string();
+            let at = [&*cluster.config.name, &**cluster.locality_name(endpoint.locality), address.as_str()];
+            let now = member.standing();
+            up.with_label_values(&at).set(i64::from(now == Standing::Up));
+            for each in [Standing::Up, Standing::Suspect, Standing::Draining, Standing::Maintenance, Standing::Down] {
+                standing.with_label_values(&[at[0], at[1], at[2], each.as_str()]).set(i64::from(now == each));
+            }
+            leases.with_label_values(&at).set(i64::from(member.load.leases()));
+            for (figure, from) in [("handshake", RttFrom::Handshake), ("probe", RttFrom::Probe)] {
+                if let Some(measured) = member.rtt(from) {
+                    rtt.with_label_values(&[at[0], at[1], at[2], figure]).set(measured.as_secs_f64());
+                }
+            }
+        }
+    }
+    Ok([up.collect(), standing.collect(), leases.collect(), rtt.collect()].concat())
+}
+
+fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {
+    let cpu = prometheus::Counter::new(
+        "warbler_process_cpu_seconds_total",
+        "CPU time of this process, user and system, with fractions (process_cpu_seconds_total has whole seconds).",
+    )?;
+    cpu.inc_by(crate::sys::cpu_time().as_secs_f64());
+    let draining = prometheus::IntGauge::new("warbler_stopping", "1 from the first signal to stop.")?;
+    draining.set(i64::from(state.phase() >= Phase::Leaving));
+    let dropped = prometheus::IntCounter::new("warbler_access_log_dropped_lines_total", "Access-log lines lost to a slow disk.")?;
+    dropped.inc_by(state.access_log.dropped_lines() as u64);
+    let limit = prometheus::IntGauge::new("warbler_max_connections", "Downstream connections that this process takes at most.")?;
+    limit.set(signed(state.max_connections(state.snapshot.load().config.edge.max_connections)));
+    Ok([cpu.collect(), draining.collect(), dropped.collect(), limit.collect()].concat())
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

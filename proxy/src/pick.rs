@@ -1,0 +1,31 @@
+//! Asks the policy, and keeps the reason.
+
+use std::sync::Arc;
+
+use policies::{Kind, NoPick, Tried};
+
+use crate::cluster::{Client, ClusterPlan};
+use crate::state::State;
+use crate::trip::Picked;
+use crate::worker::with_local;
+
+/// Picks an endpoint for a client and reserves its lease.
+///
+/// # Errors
+/// When no endpoint may get this client; the reason says why.
+pub fn pick(state: &State, cluster: &ClusterPlan, client: &Client, kind: Kind, tried: &Tried) -> Result<(Picked, policies::EndpointIx), NoPick> {
+    let picked = with_local(|local| cluster.pick(client, kind, &mut local.dice, &mut local.cursors, tried));
+    match picked {
+        Ok(pick) => {
+            let endpoint = Arc::clone(&cluster.members[pick.endpoint.0 as usize]);
+            let locality = cluster.locality_name(pick.locality).clone();
+            endpoint.picked();
+            state.metrics.picked(&cluster.config.name, &locality, pick.reason.as_str());
+            Ok((Picked { endpoint, locality, reason: pick.reason, lease: pick.lease }, pick.endpoint))
+        }
+        Err(no_pick) => {
+            state.metrics.pick_failed(&cluster.config.name, no_pick.as_str());
+            Err(no_pick)
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Who is connected, and how to ask them to leave.
+//!
+//! Every downstream connection has one [`Entry`], shared by its task, the registry and nobody else. It carries the live
+//! byte counters and one command slot. Everything that makes connections leave (a stop, a removed listener or
+//! endpoint, the idle sweeper) puts a [`Command`] there and wakes the task; nobody else touches a connection's socket.
+//!
+//! One shard a worker, so that workers do not meet on a lock. The lock is held for a few instructions: readers copy
+//! entries out in small batches.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use slab::Slab;
+
+use crate::cluster::EndpointState;
+use crate::listener::{ListenerCounts, ListenerSlot};
+
+/// How many entries are copied out of a shard under one lock.
+const BATCH: usize = 256;
+
+/// Why a connection is asked to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LeaveReason {
+    /// The process stops.
+    Stop = 1,
+    /// A reload took the listener away.
+    ListenerRemoved = 2,
+    /// A reload took the endpoint away.
+    EndpointRemoved = 3,
+    /// No byte either way for the idle time.
+    Idle = 4,
+}
+
+impl LeaveReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LeaveReason::Stop => "stop",
+            LeaveReason::ListenerRemoved => "listener-removed",
+            LeaveReason::EndpointRemoved => "endpoint-removed",
+            LeaveReason::Idle => "idle",
+        }
+    }
+
+    /// The WebSocket close code (RFC 6455 section 7.4, IANA registry): 1012 tells clients to reconnect, 1001 that this
+    /// end goes away.
+    pub fn close_code(self) -> u16 {
+        match self {
+            LeaveReason::Stop | LeaveReason::EndpointRemoved => 1012,
+            LeaveReason::ListenerRemoved | LeaveReason::Idle => 1001,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<LeaveReason> {
+        [LeaveReason::Stop, LeaveReason::ListenerRemoved, LeaveReason::EndpointRemoved, LeaveReason::Idle]
+            .into_iter()
+            .find(|reason| *reason as u8 == code)
+    }
+}
+
+/// What a connection is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Say goodbye properly, then close.
+    Leave(LeaveReason),
+    /// Close now.
+    Cut(LeaveReason),
+}
+
+const CUT: u8 = 0x80;
+
+/// One downstream connection.
+pub struct Entry {
+    pub id: u64,
+    pub listener: ListenerSlot,
+    /// Set once, when the connection became a tunnel.
+    endpoint: OnceLock<Arc<EndpointState>>,
+    to_endpoint: AtomicU64,
+    to_client: AtomicU64,
+    /// Milliseconds without a byte after which the sweeper asks a tunnel to leave; 0 for connections that mind their
+    /// own time (HTTP).
+    idle_limit_ms: AtomicU32,
+    /// The sweeper's own notes: the byte count it saw last, and for how long it has not changed.
+    swept_bytes: AtomicU64,
+    quiet_ms: AtomicU32,
+    command: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Entry {
+    fn new(id: u64, listener: ListenerSlot) -> Entry {
+        Entry {
+            id,
+            listener,
+            endpoint: OnceLock::new(),
+            to_endpoint: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+            idle_limit_ms: AtomicU32::new(0),
+            swept_bytes: AtomicU64::new(0),
+            quiet_ms: AtomicU32::new(0),
+            command: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Makes this a tunnel to `endpoint` that is asked to leave after `idle` without a byte.
+    pub fn becomes_tunnel(&self, endpoint: Arc<EndpointState>, idle: Duration) {
+        // A connection becomes a tunnel once; a second call would be a bug of ours and changes nothing.
+        self.endpoint.set(endpoint).ok();
+        self.idle_limit_ms.store(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX), Relaxed);
+    }
+
+    pub fn endpoint(&self) -> Option<&Arc<EndpointState>> {
+        self.endpoint.get()
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.endpoint.get().is_some()
+    }
+
+    /// Only the connection's own task counts, so no atomic addition is needed.
+    pub fn count_to_endpoint(&self, bytes: usize) {
+        self.to_endpoint.store(self.to_endpoint.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    pub fn count_to_client(&self, bytes: usize) {
+        self.to_client.store(self.to_client.load(Relaxed) + bytes as u64, Relaxed);
+    }
+
+    /// Bytes relayed so far: to the endpoint, to the client.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.to_endpoint.load(Relaxed), self.to_client.load(Relaxed))
+    }
+
+    /// Puts a command into the slot and wakes the task. A cut replaces a leave, never the other way round.
+    pub fn tell(&self, command: Command) {
+        let code = match command {
+            Command::Leave(reason) => reason as u8,
+            Command::Cut(reason) => reason as u8 | CUT,
+        };
+        let replaced = self.command.fetch_update(AcqRel, Acquire, |old| (old & CUT == 0).then_some(code));
+        if replaced.is_ok() {
+            self.waker.wake();
+        }
+    }
+
+    pub fn command(&self) -> Option<Command> {
+        let code = self.command.load(Acquire);
+        let reason = LeaveReason::from_code(code & !CUT)?;
+        Some(if code & CUT == 0 { Command::Leave(reason) } else { Command::Cut(reason) })
+    }
+
+    /// Whoever drives this connection wants to be woken by the next command.
+    pub fn wake_on_command(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Resolves at the next command, or at once when there is one.
+    pub async fn commanded(&self) -> Command {
+        std::future::poll_fn(|cx| {
+            self.wake_on_command(cx.waker());
+            self.command().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
+    }
+
+    /// One round of the sweeper, `elapsed_ms` after the one before: whether the idle limit has been reached.
+    fn has_gone_idle(&self, elapsed_ms: u32) -> bool {
+        let limit = self.idle_limit_ms.load(Relaxed);
+        if limit == 0 {
+            return false;
+        }
+        let (up, down) = self.bytes();
+        let bytes = up + down;
+        if self.swept_bytes.swap(bytes, Relaxed) != bytes {
+            self.quiet_ms.store(0, Relaxed);
+            return false;
+        }
+        let quiet = self.quiet_ms.load(Relaxed).saturating_add(elapsed_ms);
+        self.quiet_ms.store(quiet, Relaxed);
+        quiet >= limit
+    }
+}
+
+/// All connections of the process.
+pub struct Registry {
+    shards: Box<[Mutex<Slab<Arc<Entry>>>]>,
+    next_id: AtomicU64,
+    connections: AtomicUsize,
+}
+
+/// A connection's place in the registry; dropping it takes the connection out.
+pub struct Registered {
+    registry: Arc<Registry>,
+    shard: usize,
+    key: usize,
+    entry: Arc<Entry>,
+    counts: Arc<ListenerCounts>,
+}
+
+impl Registry {
+    pub fn new(workers: usize) -> Registry {
+        Registry {
+            shards: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            next_id: AtomicU64::new(1),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn register(self: &Arc<Self>, worker: usize, listener: ListenerSlot, counts: Arc<ListenerCounts>) -> Registered {
+        let entry = Arc::new(Entry::new(self.next_id.fetch_add(1, Relaxed), listener));
+        let shard = worker % self.shards.len();
+        let key = self.lock(shard).insert(entry.clone());
+        self.connections.fetch_add(1, Relaxed);
+        counts.open.fetch_add(1, Relaxed);
+        Registered { registry: self.clone(), shard, key, entry, counts }
+    }
+
+    /// Downstream connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// Calls `visit` for each connection. Those that come or go meanwhile may be missed or seen.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Entry>)) {
+        let mut batch = Vec::with_capacity(BATCH);
+        for shard in 0..self.shards.len() {
+            let mut next = 0;
+            loop {
+                self.copy_batch(shard, &mut next, &mut batch);
+                if batch.is_empty() {
+                    break;
+                }
+                batch.iter().for_each(&mut visit);
+                batch.clear();
+            }
+        }
+    }
+
+    /// Asks every tunnel that was quiet for its idle limit to leave; to be called every `elapsed`.
+    pub fn sweep_idle(&self, elapsed: Duration) {
+        let elapsed_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+        self.for_each(|entry| {
+            if entry.has_gone_idle(elapsed_ms) {
+                entry.tell(Command::Leave(LeaveReason::Idle));
+            }
+        });
+    }
+
+    fn copy_batch(&self, shard: usize, next: &mut usize, batch: &mut Vec<Arc<Entry>>) {
+        let slab = self.lock(shard);
+        while batch.len() < BATCH && *next < slab.capacity() {
+            batch.extend(slab.get(*next).cloned());
+            *next += 1;
+        }
+    }
+
+    fn lock(&self, shard: usize) -> std::sync::MutexGuard<'_, Slab<Arc<Entry>>> {
+        // The slab is never left half changed, so a panic elsewhere does not spoil it.
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl std::ops::Deref for Registered {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut slab = self.registry.lock(self.shard);
+        slab.remove(self.key);
+        // After a storm the shard gives its memory back.
+        if slab.capacity() > 1024 && slab.len() < slab.capacity() / 4 {
+            slab.shrink_to_fit();
+        }
+        drop(slab);
+        self.counts.open.fetch_sub(1, Relaxed);
+        self.registry.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registered(registry: &Arc<Registry>) -> Registered {
+        registry.register(0, ListenerSlot(0), Arc::default())
+    }
+
+    #[test]
+    fn an_entry_leaves_the_registry_with_its_connection() {
+        let registry = Arc::new(Registry::new(2));
+        let first = registered(&registry);
+        let second = registry.register(1, ListenerSlot(0), Arc::default());
+        assert_eq!(registry.connections(), 2);
+        drop(first);
+        let mut seen = Vec::new();
+        registry.for_each(|entry| seen.push(entry.id));
+        assert_eq!(seen, [second.id]);
+    }
+
+    #[test]
+    fn a_cut_replaces_a_leave_and_nothing_replaces_a_cut() {
+        let registry = Arc::new(Registry::new(1));
+        let connection = registered(&registry);
+        assert_eq!(connection.command(), None);
+        connection.tell(Command::Leave(LeaveReason::Stop));
+        assert_eq!(connection.command(), Some(Command::Leave(LeaveReason::Stop)));
+        connection.tell(Command::Cut(LeaveReason::Stop));
+        connection.tell(Command::Leave(LeaveReason::Idle));
+        assert_eq!(connection.command(), Some(Command::Cut(LeaveReason::Stop)));
+    }
+
+    #[test]
+    fn more_entries_than_a_batch_are_all_visited() {
+        let registry = Arc::new(Registry::new(1));
+        let all: Vec<_> = (0..3 * BATCH + 7).map(|_| registered(&registry)).collect();
+        let mut seen = 0;
+        registry.for_each(|_| seen += 1);
+        assert_eq!(seen, all.len());
+    }
+}

@@ -1,0 +1,420 @@
+//! From files to a published snapshot: check → resolve → compile → swap → retire.
+//!
+//! Everything that can fail happens before the swap, so a configuration that fails any step changes nothing. What the
+//! new one no longer names is retired after it: sockets close, connections are asked to leave at a pace.
+
+pub mod diff;
+pub mod files;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::mpsc;
+
+use self::files::{FileState, GeoFiles};
+use crate::cluster::probe::Probes;
+use crate::cluster::resolve::Lookups;
+use crate::cluster::{ClusterPlan, ClusterState};
+use crate::config::{self, Config, Loaded, Name, OpenFiles, Report, Serves};
+use crate::events;
+use crate::leave::{Order, Who};
+use crate::listener::{ListenerCounts, ListenerPlan, ListenerSlot};
+use crate::registry::LeaveReason;
+use crate::route::Routes;
+use crate::snapshot::Snapshot;
+use crate::sockets::{Prepared, Sockets};
+use crate::state::{ReloadResult, State};
+use crate::tls::{self, Tickets, UpstreamTls};
+
+/// Listener identities, by name, for the life of the process.
+#[derive(Default)]
+pub struct Slots {
+    by_name: BTreeMap<Name, (ListenerSlot, Arc<ListenerCounts>)>,
+}
+
+impl Slots {
+    fn give(&mut self, config: &Config) {
+        for listener in &config.listeners {
+            let next = ListenerSlot(u32::try_from(self.by_name.len()).unwrap_or(u32::MAX));
+            self.by_name.entry(listener.name.clone()).or_insert_with(|| (next, Arc::default()));
+        }
+    }
+
+    fn of(&self, name: &Name) -> ListenerSlot {
+        self.by_name.get(name).map_or(ListenerSlot(u32::MAX), |(slot, _)| *slot)
+    }
+
+    fn counts(&self, name: &Name) -> Arc<ListenerCounts> {
+        self.by_name.get(name).map(|(_, counts)| counts.clone()).unwrap_or_default()
+    }
+}
+
+/// What is resolved of a configuration before it is published: everything that can fail.
+struct Resolved {
+    loaded: Loaded,
+    listener_tls: Vec<Option<Arc<rustls::ServerConfig>>>,
+    cluster_tls: Vec<Option<UpstreamTls>>,
+    geo: Arc<geoip::Geo>,
+    files: FileState,
+}
+
+/// Makes snapshots, and everything that goes with them. Lives on the control thread.
+pub struct Reloader {
+    path: PathBuf,
+    slots: Slots,
+    geo_files: GeoFiles,
+    /// The files as they were when last read, refused or not.
+    seen: FileState,
+    probes: Probes,
+    lookups: Lookups,
+    sockets: Sockets,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The first configuration of a process: resolved, with its sockets open, and nothing running yet.
+pub struct First {
+    pub snapshot: Arc<Snapshot>,
+    pub clusters: BTreeMap<Name, Arc<ClusterState>>,
+    pub warnings: Vec<config::diagnostic::Problem>,
+    prepared: Prepared,
+    slots: Slots,
+    geo_files: GeoFiles,
+    files: FileState,
+    sockets: Sockets,
+}
+
+impl First {
+    /// Checks and resolves the files, and binds every address.
+    ///
+    /// # Errors
+    /// Every problem, as a report to print.
+    pub fn load(
+        path: PathBuf,
+        tickets: &Tickets,
+        now: policies::Tick,
+        sockets_for: impl FnOnce(&Config) -> Sockets,
+    ) -> Result<First, String> {
+        let mut geo_files = GeoFiles::default();
+        let resolved = resolve(&path, tickets, &mut geo_files).map_err(|refused| refused.text("nothing was started"))?;
+        let mut slots = Slots::default();
+        slots.give(&resolved.loaded.config);
+        let sockets = sockets_for(&resolved.loaded.config);
+        let prepared = sockets
+            .prepare(&resolved.loaded.config, |name| slots.of(name))
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        let mut clusters = BTreeMap::new();
+        let warnings = resolved.loaded.warnings.clone();
+        let files = resolved.files.clone();
+        let snapshot = Arc::new(compile(resolved, 1, &slots, &mut clusters, None, now));
+        Ok(First { snapshot, clusters, warnings, prepared, slots, geo_files, files, sockets })
+    }
+
+    pub fn into_parts(self, path: PathBuf, orders: mpsc::Sender<Order>) -> (Reloader, Prepared) {
+        let reloader = Reloader {
+            path,
+            slots: self.slots,
+            geo_files: self.geo_files,
+            seen: self.files,
+            probes: Probes::default(),
+            lookups: Lookups::default(),
+            sockets: self.sockets,
+            orders,
+        };
+        (reloader, self.prepared)
+    }
+}
+
+impl Reloader {
+    /// Starts what the first snapshot needs: accept loops, probes, look-ups.
+    pub async fn begin(&mut self, state: &Arc<State>, prepared: Prepared) {
+        let snapshot = state.snapshot.load_full();
+        let slots = &self.slots;
+        self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
+        self.lookups.fit(state, &snapshot);
+        self.probes.fit(state, &snapshot);
+        state.metrics.started(snapshot.generation);
+    }
+
+    pub fn addresses(&self) -> BTreeMap<String, Vec<String>> {
+        self.sockets.addresses()
+    }
+
+    pub async fn close_listeners(&mut self) {
+        self.sockets.close_all().await;
+    }
+
+    /// Every file that the running configuration depends on.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        self.seen.paths()
+    }
+
+    /// Reads the files again if they differ from what was seen last.
+    pub async fn reload_if_changed(&mut self, state: &Arc<State>) {
+        let changed = self.seen.has_changed();
+        if changed {
+            // The result is in the log, the metrics and the status.
+            self.reload(state, "file").await.ok();
+        }
+    }
+
+    /// Reads, checks and publishes the files; the generation that runs after it.
+    ///
+    /// # Errors
+    /// When the files are refused: the report. The running configuration stays.
+    pub async fn reload(&mut self, state: &Arc<State>, trigger: &'static str) -> Result<u64, String> {
+        let started = Instant::now();
+        let running = state.snapshot.load_full();
+        let result = match self.resolve(state).await {
+            Ok(resolved) => self.publish(state, &running, resolved, trigger, started).await,
+            Err(refused) => {
+                self.seen.look_again(&refused.files);
+                Err(refused.text("the running config was kept"))
+            }
+        };
+        if let Err(report) = &result {
+            events::reload_refused(state, running.generation, trigger, report);
+            let refused = Some(report.clone());
+            state.reload_ended(ReloadResult { at: Some(SystemTime::now()), trigger, refused, ..ReloadResult::default() });
+        }
+        result
+    }
+
+    /// Reading and checking may take a while (a city database is tens of megabytes): not on the control thread.
+    async fn resolve(&mut self, state: &State) -> Result<Resolved, Refused> {
+        let (path, tickets, mut geo_files) = (self.path.clone(), state.tickets.clone(), std::mem::take(&mut self.geo_files));
+        let resolving = tokio::task::spawn_blocking(move || (resolve(&path, &tickets, &mut geo_files), geo_files));
+        match resolving.await {
+            Ok((resolved, geo_files)) => {
+                self.geo_files = geo_files;
+                resolved
+            }
+            Err(panicked) => {
+                events::task_panicked("reload");
+                Err(Refused { problems: vec![panicked.to_string()], report: None, files: Vec::new() })
+            }
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        state: &Arc<State>,
+        running: &Snapshot,
+        resolved: Resolved,
+        trigger: &'static str,
+        started: Instant,
+    ) -> Result<u64, String> {
+        let files_changed = self.seen.differs_in_named_files(&resolved.files);
+        self.seen = resolved.files.clone();
+        let mut changes = diff::changes(&running.config, &resolved.loaded.config);
+        if files_changed {
+            changes.push("files: certificates, databases or other named files have new contents".into());
+        }
+        if changes.is_empty() {
+            let report = ReloadResult { at: Some(SystemTime::now()), trigger, ..ReloadResult::default() };
+            state.reload_ended(report);
+            events::reload_unchanged(state, running.generation, trigger);
+            return Ok(running.generation);
+        }
+        self.slots.give(&resolved.loaded.config);
+        let slots = &self.slots;
+        let prepared = self.sockets.prepare(&resolved.loaded.config, |name| slots.of(name)).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(|error| format!("error: {error}")).collect();
+            format!("{}\n{}; the running config was kept", lines.join("\n"), config::diagnostic::counted(lines.len(), "problem"))
+        })?;
+        let generation = running.generation + 1;
+        let at_next_start = diff::at_next_start(&running.config, &resolved.loaded.config);
+        let snapshot = {
+            let mut clusters = state.clusters();
+            Arc::new(compile(resolved, generation, &self.slots, &mut clusters, Some(running), state.clock.now()))
+        };
+        state.snapshot.store(snapshot.clone());
+        let slots = &self.slots;
+        self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
+        self.fit(state, &snapshot);
+        self.retire(state, running, &snapshot).await;
+        events::reload_succeeded(state, generation, trigger, &changes, started.elapsed());
+        events::reload_needs_start(&at_next_start);
+        state.reload_ended(ReloadResult { at: Some(SystemTime::now()), trigger, refused: None, changes, at_next_start });
+        Ok(generation)
+    }
+
+    /// Health, RTT or addresses changed: the same configuration, compiled anew where it steers differently.
+    pub fn resteer(&mut self, state: &Arc<State>) {
+        let running = state.snapshot.load_full();
+        let now = state.clock.now();
+        let mut changed = false;
+        let clusters = running.clusters.iter().map(|cluster| {
+            let rebuilt = ClusterPlan::build(&cluster.config, cluster.state.clone(), &running.config.edge, cluster.tls.clone(), now);
+            if rebuilt.steers_like(cluster) {
+                return cluster.clone();
+            }
+            changed = true;
+            rebuilt.warm_up(cluster);
+            Arc::new(rebuilt)
+        });
+        let snapshot = Snapshot {
+            generation: running.generation,
+            config: running.config.clone(),
+            clusters: clusters.collect(),
+            listeners: running.listeners.clone(),
+            geo: running.geo.clone(),
+        };
+        if changed {
+            let snapshot = Arc::new(snapshot);
+            state.snapshot.store(snapshot.clone());
+            self.fit(state, &snapshot);
+        }
+        forget_unused(state, &state.snapshot.load_full());
+    }
+
+    fn fit(&mut self, state: &Arc<State>, snapshot: &Snapshot) {
+        self.lookups.fit(state, snapshot);
+        self.probes.fit(state, snapshot);
+    }
+
+    /// Asks the connections of removed listeners and endpoints to leave.
+    async fn retire(&mut self, state: &State, before: &Snapshot, after: &Snapshot) {
+        let mut orders = Vec::new();
+        for listener in &before.listeners {
+            if after.listener(listener.slot).is_none() {
+                let who = Who::Listener(listener.slot, listener.name().clone());
+                orders.push(Order { who, reason: LeaveReason::ListenerRemoved, asked_by: None });
+            }
+        }
+        let clusters: Vec<Arc<ClusterState>> = state.clusters().values().cloned().collect();
+        for cluster in clusters {
+            let config = after.config.clusters.iter().find(|config| config.name == cluster.name);
+            for endpoint in cluster.endpoints() {
+                if is_named(config, &endpoint.origin()) {
+                    continue;
+                }
+                let now = state.clock.now();
+                if endpoint.vote(|votes| votes.removed(now)) {
+                    events::standing_changed(state, &endpoint);
+                }
+                let who = Who::Endpoint(cluster.name.clone(), endpoint.address);
+                orders.push(Order { who, reason: LeaveReason::EndpointRemoved, asked_by: None });
+            }
+        }
+        for order in orders {
+            // The pacer ends with the process only.
+            self.orders.send(order).await.unwrap_or(());
+        }
+        forget_unused(state, after);
+    }
+}
+
+fn is_named(config: Option<&config::Cluster>, origin: &config::Address) -> bool {
+    config.is_some_and(|config| {
+        config.localities.iter().flat_map(|locality| &locality.endpoints).any(|endpoint| endpoint.address == *origin)
+    })
+}
+
+fn forget_unused(state: &State, snapshot: &Snapshot) {
+    state.clusters().retain(|name, cluster| {
+        let plan = snapshot.clusters.iter().find(|plan| plan.config.name == *name);
+        cluster.forget_unused(plan.map(|plan| &plan.config), plan.map_or(&[], |plan| &plan.members));
+        plan.is_some() || !cluster.is_unused()
+    });
+}
+
+/// Why files were refused, and which ones to watch for the mend.
+struct Refused {
+    problems: Vec<String>,
+    report: Option<Report>,
+    files: Vec<PathBuf>,
+}
+
+impl Refused {
+    fn text(&self, consequence: &str) -> String {
+        match &self.report {
+            Some(report) => report.render(consequence),
+            None => {
+                let count = config::diagnostic::counted(self.problems.len(), "problem");
+                let lines: Vec<String> = self.problems.iter().map(|problem| format!("error: {problem}")).collect();
+                format!("{}\n{count}; {consequence}", lines.join("\n"))
+            }
+        }
+    }
+}
+
+fn resolve(path: &std::path::Path, tickets: &Tickets, geo_files: &mut GeoFiles) -> Result<Resolved, Refused> {
+    let loaded = config::load(path, OpenFiles::Yes).map_err(|report| {
+        let files = report.problems.iter().map(|problem| problem.file.clone()).collect();
+        Refused { problems: Vec::new(), report: Some(report), files }
+    })?;
+    let config = &loaded.config;
+    let files = FileState::of(config);
+    let mut problems = Vec::new();
+    let listener_tls = config
+        .listeners
+        .iter()
+        .map(|listener| {
+            let http = match &listener.serves {
+                Serves::Tcp { .. } => None,
+                Serves::Http(http) => Some((http.http1, http.http2)),
+            };
+            let tls = listener.tls.as_ref().map(|tls| tls::server_config(tls, http, tickets)).transpose();
+            tls.unwrap_or_else(|error| {
+                problems.push(format!("listener `{}`: {error}", listener.name));
+                None
+            })
+        })
+        .collect();
+    let cluster_tls = config
+        .clusters
+        .iter()
+        .map(|cluster| {
+            cluster.tls.as_ref().map(UpstreamTls::new).transpose().unwrap_or_else(|error| {
+                problems.push(format!("cluster `{}`: {error}", cluster.name));
+                None
+            })
+        })
+        .collect();
+    let geo = geo_files.load(&config.geoip).unwrap_or_else(|error| {
+        problems.push(error);
+        Arc::default()
+    });
+    if !problems.is_empty() {
+        return Err(Refused { problems, report: None, files: files.paths() });
+    }
+    Ok(Resolved { listener_tls, cluster_tls, geo, files, loaded })
+}
+
+fn compile(
+    resolved: Resolved,
+    generation: u64,
+    slots: &Slots,
+    clusters: &mut BTreeMap<Name, Arc<ClusterState>>,
+    before: Option<&Snapshot>,
+    now: policies::Tick,
+) -> Snapshot {
+    let config = Arc::new(resolved.loaded.config);
+    let plan = |(cluster, tls): (&config::Cluster, Option<UpstreamTls>)| {
+        let state = clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
+        let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, now);
+        let old = before.and_then(|before| before.clusters.iter().find(|old| old.config.name == cluster.name));
+        if let Some(old) = old {
+            plan.warm_up(old);
+        }
+        Arc::new(plan)
+    };
+    let cluster_plans = config.clusters.iter().zip(resolved.cluster_tls).map(plan).collect();
+    let listener = |(listener, tls): (&config::Listener, Option<Arc<rustls::ServerConfig>>)| {
+        let routes = match &listener.serves {
+            Serves::Tcp { .. } => Routes::default(),
+            Serves::Http(http) => Routes::new(&http.routes),
+        };
+        Arc::new(ListenerPlan {
+            slot: slots.of(&listener.name),
+            config: listener.clone(),
+            routes,
+            tls,
+            counts: slots.counts(&listener.name),
+        })
+    };
+    let listeners = config.listeners.iter().zip(resolved.listener_tls).map(listener).collect();
+    Snapshot { generation, clusters: cluster_plans, listeners, geo: resolved.geo, config }
+}

@@ -1,0 +1,146 @@
+//! What outlives a configuration: the one object that workers and the control thread share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use policies::Tick;
+use tokio::sync::Notify;
+
+use crate::access_log::AccessLog;
+use crate::cluster::ClusterState;
+use crate::config::Name;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::snapshot::Snapshot;
+use crate::tls::Tickets;
+
+pub struct State {
+    pub snapshot: ArcSwap<Snapshot>,
+    pub registry: Arc<Registry>,
+    pub metrics: Metrics,
+    pub access_log: AccessLog,
+    pub clock: Clock,
+    pub tickets: Tickets,
+    /// The main configuration file.
+    pub config_path: PathBuf,
+    /// Descriptors that this process may open.
+    pub descriptors: usize,
+    /// Health, RTT bands or an answer of DNS changed: plans are to be compiled anew.
+    pub steering_changed: Notify,
+    /// Somebody wants the files read again.
+    pub reload_wanted: Notify,
+    clusters: Mutex<BTreeMap<Name, Arc<ClusterState>>>,
+    last_reload: Mutex<ReloadResult>,
+    phase: AtomicU8,
+    /// Accepting is paused because descriptors ran out.
+    pub out_of_descriptors: AtomicBool,
+}
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    Starting = 0,
+    Running = 1,
+    /// Told to stop, and still accepting so that whatever is in front notices.
+    Leaving = 2,
+    /// Listeners are closed; connections are asked to leave.
+    Draining = 3,
+}
+
+/// How the last attempt to read the files ended.
+#[derive(Debug, Clone, Default)]
+pub struct ReloadResult {
+    pub at: Option<std::time::SystemTime>,
+    pub trigger: &'static str,
+    /// The report of a refused configuration, as `warbler check` prints it.
+    pub refused: Option<String>,
+    /// What changed, by effect.
+    pub changes: Vec<String>,
+    /// Changed keys that take effect at the next start only.
+    pub at_next_start: Vec<String>,
+}
+
+impl State {
+    #[expect(clippy::too_many_arguments, reason = "one call, at the start of the process; each is a different part")]
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        registry: Arc<Registry>,
+        metrics: Metrics,
+        access_log: AccessLog,
+        clock: Clock,
+        tickets: Tickets,
+        config_path: PathBuf,
+        descriptors: usize,
+        clusters: BTreeMap<Name, Arc<ClusterState>>,
+    ) -> State {
+        State {
+            snapshot: ArcSwap::new(snapshot),
+            registry,
+            metrics,
+            access_log,
+            clock,
+            tickets,
+            config_path,
+            descriptors,
+            steering_changed: Notify::new(),
+            reload_wanted: Notify::new(),
+            clusters: Mutex::new(clusters),
+            last_reload: Mutex::default(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            out_of_descriptors: AtomicBool::new(false),
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Running,
+            2 => Phase::Leaving,
+            _ => Phase::Draining,
+        }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// The clusters by name, configured ones and those whose endpoints still have connections.
+    pub fn clusters(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<ClusterState>>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn last_reload(&self) -> ReloadResult {
+        self.last_reload.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn reload_ended(&self, result: ReloadResult) {
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = result;
+    }
+
+    /// Downstream connections in all that this process takes: as configured, else what descriptors allow. Two a
+    /// connection (client and endpoint), and some for listeners, probes, logs and the admin side.
+    pub fn max_connections(&self, configured: Option<std::num::NonZeroUsize>) -> usize {
+        const RESERVED: usize = 256;
+        let possible = self.descriptors.saturating_sub(RESERVED) / 2;
+        configured.map_or(possible, |configured| configured.get().min(possible)).max(1)
+    }
+}
+
+/// Time since the process started, as `policies` takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub fn now(&self) -> Tick {
+        Tick(self.0.elapsed())
+    }
+}

@@ -1,0 +1,74 @@
+//! What the standard library and tokio do not offer of Linux: socket options against vanished peers, `TCP_INFO`, and
+//! the descriptor limit.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use crate::config::TcpOptions;
+
+/// Sets what keeps long-lived connections honest: no delay for small messages, keepalive, `TCP_USER_TIMEOUT`.
+pub(crate) fn prepare(socket: impl AsFd, options: TcpOptions) -> io::Result<()> {
+    let socket = socket.as_fd();
+    sockopt::set_tcp_nodelay(socket, true)?;
+    if !options.keepalive.is_zero() {
+        sockopt::set_socket_keepalive(socket, true)?;
+        sockopt::set_tcp_keepidle(socket, options.keepalive)?;
+        // Nine probes are the kernel's default; spread over a minute they find a dead phone within keepalive + 1 min.
+        sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+        sockopt::set_tcp_keepcnt(socket, 6)?;
+    }
+    if !options.user_timeout.is_zero() {
+        let millis = u32::try_from(options.user_timeout.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(socket, millis)?;
+    }
+    Ok(())
+}
+
+/// The kernel's figures for a connected socket.
+pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "neither std nor rustix reads TCP_INFO")]
+    // SAFETY: the descriptor is borrowed for the call; `info` is valid for `length` bytes, every bit pattern of this
+    // struct of integers is valid, and the kernel writes at most `length` bytes.
+    let info = unsafe {
+        let done = libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        info.assume_init()
+    };
+    Ok(info)
+}
+
+/// Descriptors that this process may open; raised to the hard limit first.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without the right to raise it, what we have is what there is.
+    setrlimit(Resource::Nofile, limit).ok();
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    usize::try_from(current).unwrap_or(1 << 20)
+}
+
+/// Whether an error of `accept` or `connect` means that descriptors or memory ran out.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// CPU time that this process has used, user and system.
+pub(crate) fn cpu_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

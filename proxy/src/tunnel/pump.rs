@@ -1,0 +1,252 @@
+//! One direction of a tunnel: read here, write there, keep nothing while idle.
+//!
+//! Bytes are read into the worker's scratch buffer and written from it. Only what the other side would not take is
+//! kept, in a buffer of just that size, and reading stops until it is gone: at most one scratch buffer's worth a
+//! direction, whatever the peers do.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::websocket::Frames;
+use crate::stream::Io;
+
+/// What the relay needs of a socket.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Whether written bytes may wait inside until a flush.
+    fn holds_back_writes(&self) -> bool;
+    /// The close to come shall look like a failure to the peer.
+    fn reset_on_close(&self);
+}
+
+impl Wire for Io {
+    fn holds_back_writes(&self) -> bool {
+        Io::holds_back_writes(self)
+    }
+
+    fn reset_on_close(&self) {
+        Io::reset_on_close(self);
+    }
+}
+
+/// Which socket failed.
+#[derive(Debug)]
+pub enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+enum Stage {
+    #[default]
+    Open,
+    /// The source has ended; what is kept goes out, then the end is passed on.
+    Ending,
+    /// The reader was told goodbye; what still comes is read and dropped until the source ends.
+    Dropping { fin_sent: bool },
+    Ended,
+}
+
+/// One direction. `frames` is there when the bytes are WebSocket frames.
+#[derive(Debug, Default)]
+pub struct Pump {
+    kept: Option<Kept>,
+    unflushed: bool,
+    stage: Stage,
+    frames: Option<Frames>,
+    /// Said to the reader at the next border, before nothing more is sent.
+    goodbye: Option<Goodbye>,
+    may_send_fin: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    bytes: Box<[u8]>,
+    sent: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Goodbye {
+    Close([u8; 4]),
+    Nothing,
+}
+
+impl Pump {
+    pub fn opaque() -> Pump {
+        Pump::default()
+    }
+
+    pub fn websocket() -> Pump {
+        Pump { frames: Some(Frames::default()), ..Pump::default() }
+    }
+
+    /// Starts with bytes that were read before the relay began.
+    pub fn starting_with(mut self, bytes: &[u8]) -> Pump {
+        if let Some(frames) = &mut self.frames {
+            frames.pass(bytes);
+        }
+        self.keep(bytes);
+        self
+    }
+
+    /// From the next frame border on the reader gets `close` and nothing more.
+    pub fn say_goodbye(&mut self, close: [u8; 4]) {
+        if self.stage == Stage::Open {
+            self.goodbye = Some(Goodbye::Close(close));
+        }
+    }
+
+    /// The reader gets what is on its way, then the end of the stream.
+    pub fn end_politely(&mut self) {
+        if self.stage == Stage::Open {
+            self.goodbye = Some(Goodbye::Nothing);
+            self.may_send_fin = true;
+        }
+    }
+
+    /// The reader has answered the goodbye: its stream may end now.
+    pub fn goodbye_answered(&mut self) {
+        self.may_send_fin = true;
+    }
+
+    pub fn frames(&self) -> Option<&Frames> {
+        self.frames.as_ref()
+    }
+
+    /// Nothing kept, and between two frames: other bytes could be sent here without harm.
+    pub fn at_border(&self) -> bool {
+        self.kept.is_none() && self.frames.as_ref().is_none_or(Frames::at_border)
+    }
+
+    /// The end of the source has been passed on, or the source ended after the goodbye.
+    pub fn has_ended(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
+    /// Bytes kept because the reader would not take them.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.bytes.len() - kept.sent)
+    }
+
+    /// Moves bytes until one side has nothing more to do. Ready when this direction has ended.
+    ///
+    /// `moved` is told how many bytes were taken from the source for the reader.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Wire,
+        to: &mut impl Wire,
+        scratch: &mut [u8],
+        mut moved: impl FnMut(usize),
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            ready!(self.poll_kept(cx, to)).map_err(Broken::Writing)?;
+            match self.stage {
+                Stage::Ended => return Poll::Ready(Ok(())),
+                Stage::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::Writing)?;
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Ok(()));
+                }
+                Stage::Dropping { fin_sent: false } if self.may_send_fin => {
+                    // The reader may be gone already, which is what a goodbye is for.
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).ok();
+                    self.stage = Stage::Dropping { fin_sent: true };
+                }
+                Stage::Open if self.goodbye_is_due() => {
+                    self.say();
+                    continue;
+                }
+                _ => {}
+            }
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Reading)?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.source_ended();
+            } else if self.stage == Stage::Open {
+                let pass = self.admit(bytes);
+                moved(pass);
+                self.write(cx, to, &bytes[..pass]).map_err(Broken::Writing)?;
+            }
+        }
+    }
+
+    /// How many of these bytes still belong to the reader.
+    fn admit(&mut self, bytes: &[u8]) -> usize {
+        match &mut self.frames {
+            Some(frames) if self.goodbye.is_some() => frames.pass_to_border(bytes),
+            Some(frames) => {
+                frames.pass(bytes);
+                bytes.len()
+            }
+            None => bytes.len(),
+        }
+    }
+
+    fn goodbye_is_due(&self) -> bool {
+        self.goodbye.is_some() && self.at_border()
+    }
+
+    fn say(&mut self) {
+        // A server that has closed already has said its own goodbye.
+        let closed_already = self.frames.as_ref().is_some_and(Frames::saw_close);
+        if let Some(Goodbye::Close(close)) = self.goodbye.take()
+            && !closed_already
+        {
+            self.keep(&close);
+        }
+        self.stage = Stage::Dropping { fin_sent: false };
+    }
+
+    fn source_ended(&mut self) {
+        self.stage = match self.stage {
+            Stage::Dropping { fin_sent: true } => Stage::Ended,
+            _ => Stage::Ending,
+        };
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, to: &mut impl Wire, mut bytes: &[u8]) -> io::Result<()> {
+        self.unflushed |= to.holds_back_writes();
+        while !bytes.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                Poll::Ready(Err(e)) => return Err(e),
+                Poll::Pending => {
+                    self.keep(bytes);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_kept(&mut self, cx: &mut Context<'_>, to: &mut impl Wire) -> Poll<io::Result<()>> {
+        while let Some(kept) = &mut self.kept {
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &kept.bytes[kept.sent..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            kept.sent += written;
+            if kept.sent == kept.bytes.len() {
+                self.kept = None;
+                self.unflushed |= to.holds_back_writes();
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut *to).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        debug_assert!(self.kept.is_none(), "reading stops while something is kept");
+        if !bytes.is_empty() {
+            self.kept = Some(Kept { bytes: bytes.into(), sent: 0 });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Connects a tunnel to an endpoint, and tries another when that fails.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policies::{Kind, NoPick, Tried};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cluster::{Client, ClusterPlan, EndpointState};
+use crate::events;
+use crate::pick::pick;
+use crate::state::State;
+use crate::stream::Io;
+use crate::sys;
+use crate::trip::{Outcome, Trip};
+
+/// Endpoints that one client gets in total before it is refused.
+pub const MAX_TRIES: u8 = 3;
+
+/// A connection to the endpoint that was picked; its lease is in the trip.
+pub struct Reached {
+    pub io: Io,
+    pub endpoint: Arc<EndpointState>,
+}
+
+/// Picks and connects, at most [`MAX_TRIES`] times.
+///
+/// # Errors
+/// When no endpoint can be picked, or none of the tries connected.
+pub async fn reach(
+    state: &State,
+    cluster: &ClusterPlan,
+    client: &Client,
+    kind: Kind,
+    trip: &mut Trip,
+) -> Result<Reached, ReachError> {
+    trip.cluster = Some(cluster.config.name.clone());
+    let mut tried = Tried::default();
+    let mut last = None;
+    while trip.tries < MAX_TRIES {
+        let (picked, ix) = match pick(state, cluster, client, kind, &tried) {
+            Ok(picked) => picked,
+            Err(no_pick) => return Err(last.unwrap_or(ReachError::NoEndpoint(no_pick))),
+        };
+        trip.tries += 1;
+        let endpoint = picked.endpoint.clone();
+        trip.picked = Some(picked);
+        match connect(cluster, &endpoint).await {
+            Ok(io) => return Ok(Reached { io, endpoint }),
+            Err(error) => {
+                trip.picked = None;
+                endpoint.connect_failed();
+                events::connect_failed(state, &cluster.config.name, endpoint.address, &error);
+                tried.push(ix);
+                last = Some(ReachError::Connect(error));
+            }
+        }
+    }
+    Err(last.unwrap_or(ReachError::NoEndpoint(NoPick::AllTried)))
+}
+
+async fn connect(cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
+    let deadline = cluster.config.connect_timeout;
+    let connecting = async {
+        let tcp = TcpStream::connect(endpoint.address).await?;
+        sys::prepare(&tcp, cluster.config.tcp)?;
+        match &cluster.tls {
+            None => Ok(Io::Plain(tcp)),
+            Some(tls) => tls.connect(tcp).await,
+        }
+    };
+    timeout(deadline, connecting).await.unwrap_or_else(|_elapsed| Err(too_slow(deadline)))
+}
+
+fn too_slow(deadline: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("did not connect within {deadline:?}"))
+}
+
+/// Why a client could not be connected to an endpoint. Never shown to the client.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    #[error(transparent)]
+    NoEndpoint(NoPick),
+    #[error("cannot connect to an endpoint: {0}")]
+    Connect(io::Error),
+}
+
+impl ReachError {
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ReachError::NoEndpoint(_) => Outcome::NoEndpoint,
+            ReachError::Connect(_) => Outcome::ConnectFailed,
+        }
+    }
+}
