@@ -57,7 +57,8 @@ impl Bound {
     /// The first address that cannot be bound.
     pub fn bind(config: &config::Admin) -> Result<Bound, AdminError> {
         let bind = |address: &SocketAddr| {
-            let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+            let bound =
+                TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
             bound.map_err(|cause| AdminError::Tcp { address: *address, cause })
         };
         let tcp = config.bind.iter().map(bind).collect::<Result<_, _>>()?;

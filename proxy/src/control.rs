@@ -105,7 +105,7 @@ async fn run(start: Start) -> std::io::Result<()> {
     let (ask_reload, mut reload_asked) = mpsc::channel::<ReloadRequest>(16);
     let admin_addresses = admin.addresses();
     admin.serve(&state, &ask_reload)?;
-    let mut watch = Watch::new();
+    let mut watch = Watch::start();
     watch.follow(&reloader.watched());
     state.enter(Phase::Running);
     admin::ready::announce(&state, &reloader.addresses(), &admin_addresses);

@@ -102,7 +102,11 @@ impl Pacer {
         while self.budget >= 1.0 {
             let Some(active) = self.active.first_mut() else { break };
             let Some(entry) = active.waiting.pop_front() else {
-                if self.next_round() { continue } else { break };
+                if self.next_round() {
+                    continue;
+                } else {
+                    break;
+                };
             };
             if let Some(entry) = entry.upgrade() {
                 entry.tell(Command::Leave(active.order.reason));

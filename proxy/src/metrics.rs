@@ -49,7 +49,8 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Metrics> {
         let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let build = IntGaugeVec::new(Opts::new("warbler_build_info", "Always 1; the version is the label."), &["version"])?;
+        let build =
+            IntGaugeVec::new(Opts::new("warbler_build_info", "Always 1; the version is the label."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
         let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
@@ -82,8 +83,11 @@ impl Metrics {
             request_seconds: register(
                 &registry,
                 HistogramVec::new(
-                    HistogramOpts::new("warbler_request_seconds", "Time from the request head to the end of the answer, without upgrades.")
-                        .buckets(REQUEST_BUCKETS.to_vec()),
+                    HistogramOpts::new(
+                        "warbler_request_seconds",
+                        "Time from the request head to the end of the answer, without upgrades.",
+                    )
+                    .buckets(REQUEST_BUCKETS.to_vec()),
                     &["cluster"],
                 )?,
             )?,
@@ -108,11 +112,21 @@ impl Metrics {
                 &["cluster", "standing"],
             )?,
             probes_total: counters("warbler_probes_total", "Health probes by result.", &["cluster", "result"])?,
-            lookups_total: counters("warbler_dns_lookups_total", "Look-ups of endpoint names: failed, or with new addresses.", &["cluster", "result"])?,
+            lookups_total: counters(
+                "warbler_dns_lookups_total",
+                "Look-ups of endpoint names: failed, or with new addresses.",
+                &["cluster", "result"],
+            )?,
             reloads_total: counters("warbler_config_reloads_total", "Reloads by result.", &["result"])?,
             generation: gauge("warbler_config_generation", "Configurations published since the start.")?,
-            last_reload_ok: gauge("warbler_config_last_reload_successful", "1 when the last reload was published, 0 when it was refused.")?,
-            last_reload_at: gauge("warbler_config_last_reload_timestamp_seconds", "When the last reload ended, seconds since 1970.")?,
+            last_reload_ok: gauge(
+                "warbler_config_last_reload_successful",
+                "1 when the last reload was published, 0 when it was refused.",
+            )?,
+            last_reload_at: gauge(
+                "warbler_config_last_reload_timestamp_seconds",
+                "When the last reload ended, seconds since 1970.",
+            )?,
             asked_to_leave_total: counters(
                 "warbler_asked_to_leave_total",
                 "Connections that were asked to leave, by reason.",
@@ -128,7 +142,10 @@ impl Metrics {
                 IntCounter::new("warbler_panics_total", "Connections that ended by a panic of ours. Should be 0.")?,
             )?,
             alarms_total: counters("warbler_alarms_total", "Things that someone should look at, by kind.", &["kind"])?,
-            closed_bytes: IntCounterVec::new(Opts::new("closed_bytes", "kept for the scrape"), &["listener", "direction"])?,
+            closed_bytes: IntCounterVec::new(
+                Opts::new("closed_bytes", "kept for the scrape"),
+                &["listener", "direction"],
+            )?,
             registry,
         })
     }

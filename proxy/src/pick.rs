@@ -13,7 +13,13 @@ use crate::worker::with_local;
 ///
 /// # Errors
 /// When no endpoint may get this client; the reason says why.
-pub fn pick(state: &State, cluster: &ClusterPlan, client: &Client, kind: Kind, tried: &Tried) -> Result<(Picked, policies::EndpointIx), NoPick> {
+pub fn pick(
+    state: &State,
+    cluster: &ClusterPlan,
+    client: &Client,
+    kind: Kind,
+    tried: &Tried,
+) -> Result<(Picked, policies::EndpointIx), NoPick> {
     let picked = with_local(|local| cluster.pick(client, kind, &mut local.dice, &mut local.cursors, tried));
     match picked {
         Ok(pick) => {

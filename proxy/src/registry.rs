@@ -211,7 +211,12 @@ impl Registry {
         }
     }
 
-    pub fn register(self: &Arc<Self>, worker: usize, listener: ListenerSlot, counts: Arc<ListenerCounts>) -> Registered {
+    pub fn register(
+        self: &Arc<Self>,
+        worker: usize,
+        listener: ListenerSlot,
+        counts: Arc<ListenerCounts>,
+    ) -> Registered {
         let entry = Arc::new(Entry::new(self.next_id.fetch_add(1, Relaxed), listener));
         let shard = worker % self.shards.len();
         let key = self.lock(shard).insert(entry.clone());

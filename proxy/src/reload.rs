@@ -97,7 +97,8 @@ impl First {
         sockets_for: impl FnOnce(&Config) -> Sockets,
     ) -> Result<First, String> {
         let mut geo_files = GeoFiles::default();
-        let resolved = resolve(&path, tickets, &mut geo_files).map_err(|refused| refused.text("nothing was started"))?;
+        let resolved =
+            resolve(&path, tickets, &mut geo_files).map_err(|refused| refused.text("nothing was started"))?;
         let mut slots = Slots::default();
         slots.give(&resolved.loaded.config);
         let sockets = sockets_for(&resolved.loaded.config);
@@ -176,14 +177,20 @@ impl Reloader {
         if let Err(report) = &result {
             events::reload_refused(state, running.generation, trigger, report);
             let refused = Some(report.clone());
-            state.reload_ended(ReloadResult { at: Some(SystemTime::now()), trigger, refused, ..ReloadResult::default() });
+            state.reload_ended(ReloadResult {
+                at: Some(SystemTime::now()),
+                trigger,
+                refused,
+                ..ReloadResult::default()
+            });
         }
         result
     }
 
     /// Reading and checking may take a while (a city database is tens of megabytes): not on the control thread.
     async fn resolve(&mut self, state: &State) -> Result<Resolved, Refused> {
-        let (path, tickets, mut geo_files) = (self.path.clone(), state.tickets.clone(), std::mem::take(&mut self.geo_files));
+        let (path, tickets, mut geo_files) =
+            (self.path.clone(), state.tickets.clone(), std::mem::take(&mut self.geo_files));
         let resolving = tokio::task::spawn_blocking(move || (resolve(&path, &tickets, &mut geo_files), geo_files));
         match resolving.await {
             Ok((resolved, geo_files)) => {
@@ -221,7 +228,11 @@ impl Reloader {
         let slots = &self.slots;
         let prepared = self.sockets.prepare(&resolved.loaded.config, |name| slots.of(name)).map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(|error| format!("error: {error}")).collect();
-            format!("{}\n{}; the running config was kept", lines.join("\n"), config::diagnostic::counted(lines.len(), "problem"))
+            format!(
+                "{}\n{}; the running config was kept",
+                lines.join("\n"),
+                config::diagnostic::counted(lines.len(), "problem")
+            )
         })?;
         let generation = running.generation + 1;
         let at_next_start = diff::at_next_start(&running.config, &resolved.loaded.config);
@@ -236,7 +247,13 @@ impl Reloader {
         self.retire(state, running, &snapshot).await;
         events::reload_succeeded(state, generation, trigger, &changes, started.elapsed());
         events::reload_needs_start(&at_next_start);
-        state.reload_ended(ReloadResult { at: Some(SystemTime::now()), trigger, refused: None, changes, at_next_start });
+        state.reload_ended(ReloadResult {
+            at: Some(SystemTime::now()),
+            trigger,
+            refused: None,
+            changes,
+            at_next_start,
+        });
         Ok(generation)
     }
 
@@ -246,7 +263,13 @@ impl Reloader {
         let now = state.clock.now();
         let mut changed = false;
         let clusters = running.clusters.iter().map(|cluster| {
-            let rebuilt = ClusterPlan::build(&cluster.config, cluster.state.clone(), &running.config.edge, cluster.tls.clone(), now);
+            let rebuilt = ClusterPlan::build(
+                &cluster.config,
+                cluster.state.clone(),
+                &running.config.edge,
+                cluster.tls.clone(),
+                now,
+            );
             if rebuilt.steers_like(cluster) {
                 return cluster.clone();
             }
@@ -393,7 +416,8 @@ fn compile(
 ) -> Snapshot {
     let config = Arc::new(resolved.loaded.config);
     let plan = |(cluster, tls): (&config::Cluster, Option<UpstreamTls>)| {
-        let state = clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
+        let state =
+            clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
         let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, now);
         let old = before.and_then(|before| before.clusters.iter().find(|old| old.config.name == cluster.name));
         if let Some(old) = old {

@@ -72,9 +72,10 @@ fn host_matches(wanted: &HostMatch, host: &str) -> bool {
     match wanted {
         HostMatch::Any => true,
         HostMatch::Exact(name) => name == host,
-        HostMatch::Below(parent) => {
-            host.strip_suffix(parent.as_str()).and_then(|below| below.strip_suffix('.')).is_some_and(|label| !label.is_empty())
-        }
+        HostMatch::Below(parent) => host
+            .strip_suffix(parent.as_str())
+            .and_then(|below| below.strip_suffix('.'))
+            .is_some_and(|label| !label.is_empty()),
     }
 }
 

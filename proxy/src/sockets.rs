@@ -53,7 +53,11 @@ impl Sockets {
     ///
     /// # Errors
     /// Every address that cannot be bound.
-    pub fn prepare(&self, config: &Config, slot_of: impl Fn(&Name) -> ListenerSlot) -> Result<Prepared, Vec<BindError>> {
+    pub fn prepare(
+        &self,
+        config: &Config,
+        slot_of: impl Fn(&Name) -> ListenerSlot,
+    ) -> Result<Prepared, Vec<BindError>> {
         let mut prepared = Prepared { keep: BTreeMap::new(), fresh: BTreeMap::new() };
         let mut errors = Vec::new();
         let mut free: Vec<SocketKey> = self.open.keys().copied().collect();
@@ -62,7 +66,11 @@ impl Sockets {
             .iter()
             .flat_map(|listener| {
                 let slot = slot_of(&listener.name);
-                listener.bind.iter().enumerate().map(move |(index, asked)| (SocketKey { slot, index }, listener, *asked))
+                listener
+                    .bind
+                    .iter()
+                    .enumerate()
+                    .map(move |(index, asked)| (SocketKey { slot, index }, listener, *asked))
             })
             .collect();
         // A listener's own sockets first, then those that another one gives up.
@@ -115,7 +123,10 @@ impl Sockets {
         }
         for key in opened {
             let Some(socket) = self.open.get(&key) else { continue };
-            self.tell_all(|worker| Ok(WorkerCommand::Open { socket: key, listener: socket.handles[worker].try_clone()? })).await;
+            self.tell_all(|worker| {
+                Ok(WorkerCommand::Open { socket: key, listener: socket.handles[worker].try_clone()? })
+            })
+            .await;
         }
     }
 
@@ -159,5 +170,11 @@ fn open(listener: &config::Listener, asked: SocketAddr, workers: usize, options:
 }
 
 fn name_of(config: &Config, slot: ListenerSlot, slot_of: &impl Fn(&Name) -> ListenerSlot) -> Name {
-    config.listeners.iter().map(|listener| &listener.name).find(|name| slot_of(name) == slot).cloned().unwrap_or_default()
+    config
+        .listeners
+        .iter()
+        .map(|listener| &listener.name)
+        .find(|name| slot_of(name) == slot)
+        .cloned()
+        .unwrap_or_default()
 }

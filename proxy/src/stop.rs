@@ -26,7 +26,12 @@ pub enum Stopped {
 }
 
 /// The polite way. A second SIGTERM, or SIGINT, ends it at once.
-pub async fn gently(state: &Arc<State>, reloader: &mut Reloader, orders: &mpsc::Sender<Order>, signals: &mut Signals) -> Stopped {
+pub async fn gently(
+    state: &Arc<State>,
+    reloader: &mut Reloader,
+    orders: &mpsc::Sender<Order>,
+    signals: &mut Signals,
+) -> Stopped {
     events::stop_began("SIGTERM", state.registry.connections());
     let settings = state.snapshot.load().config.stop.clone();
     let deadline = Instant::now() + settings.deadline;

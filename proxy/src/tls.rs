@@ -58,7 +58,11 @@ pub fn install_provider() {
 ///
 /// # Errors
 /// When a file is missing, damaged or does not fit its partner.
-pub fn server_config(tls: &ListenerTls, http: Option<(bool, bool)>, tickets: &Tickets) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(
+    tls: &ListenerTls,
+    http: Option<(bool, bool)>,
+    tickets: &Tickets,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],

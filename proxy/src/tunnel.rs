@@ -135,7 +135,8 @@ impl<W: Wire> Tunnel<W> {
 
     fn poll_pumps(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Outcome> {
         let entry = self.registered.entry();
-        let up = self.to_endpoint.poll(cx, &mut self.client, &mut self.endpoint, scratch, |n| entry.count_to_endpoint(n));
+        let up =
+            self.to_endpoint.poll(cx, &mut self.client, &mut self.endpoint, scratch, |n| entry.count_to_endpoint(n));
         if let Poll::Ready(Err(broken)) = up {
             return Poll::Ready(self.break_off(&broken, Outcome::ClientReset, Outcome::EndpointReset));
         }

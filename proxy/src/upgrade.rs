@@ -27,8 +27,16 @@ use crate::upstream::{self, Reached};
 use response::{Response, ResponseError};
 
 /// Fields that belong to one hop (RFC 9110 section 7.6.1), and are never passed on.
-const HOP_BY_HOP: [&str; 8] =
-    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade"];
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Serves an upgrade request on `stream`; `buffer` holds its head and whatever came behind it.
 pub async fn serve(mut stream: Stream, head: UpgradeHead, mut buffer: BytesMut, connection: Arc<Connection>) {
@@ -236,11 +244,13 @@ impl Upgrade {
     /// The protocol that both sides now speak; it must be one that the client asked for.
     fn agreed(&self, response: &Response) -> Result<String, Refusal> {
         let mut chosen = head::tokens(&response.headers, &header::UPGRADE);
-        let upgrades = head::tokens(&response.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+        let upgrades =
+            head::tokens(&response.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
         match (chosen.next(), chosen.next()) {
             (Some(protocol), None)
                 if upgrades
-                    && head::tokens(&self.head.headers, &header::UPGRADE).any(|asked| asked.eq_ignore_ascii_case(protocol)) =>
+                    && head::tokens(&self.head.headers, &header::UPGRADE)
+                        .any(|asked| asked.eq_ignore_ascii_case(protocol)) =>
             {
                 Ok(protocol.to_owned())
             }

@@ -26,7 +26,7 @@ pub struct Watch {
 
 impl Watch {
     /// Without inotify (no instances left, an odd kernel) only the poll remains; that is said once.
-    pub fn new() -> Watch {
+    pub fn start() -> Watch {
         let (tell, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Errors (a queue that ran over) mean "look again" as well. One waiting event is enough.
@@ -43,7 +43,10 @@ impl Watch {
         let Some(watcher) = &mut self.watcher else { return };
         let mut folders = BTreeSet::new();
         for file in files {
-            folders.extend(file.parent().map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() }));
+            folders.extend(
+                file.parent()
+                    .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() }),
+            );
             let real = file.canonicalize().ok();
             folders.extend(real.as_deref().and_then(|real| real.parent()).map(PathBuf::from));
         }
@@ -72,6 +75,7 @@ impl Watch {
             return;
         }
         let first = Instant::now();
-        while first.elapsed() < LONGEST && timeout(QUIET, self.events.recv()).await.is_ok_and(|event| event.is_some()) {}
+        while first.elapsed() < LONGEST && timeout(QUIET, self.events.recv()).await.is_ok_and(|event| event.is_some()) {
+        }
     }
 }

@@ -63,7 +63,12 @@ pub struct WorkerService {
 }
 
 impl WorkerService {
-    pub fn new(ix: usize, state: Arc<State>, conf: &Arc<ServerConf>, commands: mpsc::Receiver<WorkerCommand>) -> WorkerService {
+    pub fn new(
+        ix: usize,
+        state: Arc<State>,
+        conf: &Arc<ServerConf>,
+        commands: mpsc::Receiver<WorkerCommand>,
+    ) -> WorkerService {
         let mut http = HttpProxy::new(Phases, conf.clone());
         // Left to our own hook, whose answer is ours.
         let mut options = pingora::apps::HttpServerOptions::default();

@@ -118,7 +118,7 @@ pub struct Pick {
 /// # Errors
 /// When the question does not lead to a cluster.
 pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Answer, ExplainError> {
-    let from: IpAddr = question.from.parse().map_err(|_| ExplainError::NotAnAddress(question.from.clone()))?;
+    let from: IpAddr = question.from.parse().map_err(|_cause| ExplainError::NotAnAddress(question.from.clone()))?;
     let from = from.to_canonical();
     let listener = listener(snapshot, question)?;
     let (routed, kind) = route(snapshot, &listener.config, question)?;
@@ -138,7 +138,11 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
         kind: kind.as_str().to_owned(),
         policy: explanation.policy.as_str().to_owned(),
         steer: cluster.config.steer.iter().map(|criterion| criterion.as_str().to_owned()).collect(),
-        class: Class { rule: rule.map(|rule| usize::from(rule) + 1), strict: explanation.strict, cell: cell.to_string() },
+        class: Class {
+            rule: rule.map(|rule| usize::from(rule) + 1),
+            strict: explanation.strict,
+            cell: cell.to_string(),
+        },
         localities: explanation.localities.iter().map(locality).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
@@ -151,7 +155,10 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     })
 }
 
-fn listener<'s>(snapshot: &'s Snapshot, question: &Question) -> Result<&'s crate::listener::ListenerPlan, ExplainError> {
+fn listener<'s>(
+    snapshot: &'s Snapshot,
+    question: &Question,
+) -> Result<&'s crate::listener::ListenerPlan, ExplainError> {
     let known = || snapshot.listeners.iter().map(|listener| listener.name().to_string()).collect::<Vec<_>>().join(", ");
     match (&question.listener, &snapshot.listeners[..]) {
         (None, [only]) => Ok(only),
@@ -240,11 +247,19 @@ impl fmt::Display for Answer {
         let strict = if self.class.strict { " (strict)" } else { "" };
         let rule = self.class.rule.map_or_else(|| "none".into(), |rule| format!("number {rule}{strict}"));
         writeln!(f, "class     rule {rule}  cell {}  steered by {}", self.class.cell, self.steer.join(", "))?;
-        writeln!(f, "\n{:<16} {:>4} {:>5} {:>10} {:>10} {:>8} {:>6}", "locality", "tier", "rule", "distance", "rtt", "priority", "share")?;
+        writeln!(
+            f,
+            "\n{:<16} {:>4} {:>5} {:>10} {:>10} {:>8} {:>6}",
+            "locality", "tier", "rule", "distance", "rtt", "priority", "share"
+        )?;
         for locality in &self.localities {
             writeln!(f, "{locality}")?;
         }
-        writeln!(f, "\n{:<28} {:<16} {:<12} {:>6} {:>11}  {}", "endpoint", "locality", "standing", "weight", "connections", "may be picked")?;
+        writeln!(
+            f,
+            "\n{:<28} {:<16} {:<12} {:>6} {:>11}  may be picked",
+            "endpoint", "locality", "standing", "weight", "connections"
+        )?;
         for endpoint in &self.endpoints {
             writeln!(f, "{endpoint}")?;
         }
@@ -288,7 +303,11 @@ impl fmt::Display for Endpoint {
             Some(max) => format!("{}/{max}", self.connections),
             None => self.connections.to_string(),
         };
-        write!(f, "{:<28} {:<16} {:<12} {:>6} {connections:>11}  {}", self.name, self.locality, self.standing, self.weight, self.eligibility)?;
+        write!(
+            f,
+            "{:<28} {:<16} {:<12} {:>6} {connections:>11}  {}",
+            self.name, self.locality, self.standing, self.weight, self.eligibility
+        )?;
         if self.standing != "up" {
             write!(f, " ({})", self.reason)?;
         }

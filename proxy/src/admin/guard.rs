@@ -35,7 +35,10 @@ pub async fn check(Shared(guarded): Shared<Guarded>, request: Request, next: Nex
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if !reads && !has_token(request.headers(), admin).await {
-            return refusal(StatusCode::FORBIDDEN, "changes need the Unix socket, or the bearer token of admin.token-file");
+            return refusal(
+                StatusCode::FORBIDDEN,
+                "changes need the Unix socket, or the bearer token of admin.token-file",
+            );
         }
     }
     next.run(request).await
@@ -45,7 +48,9 @@ pub async fn check(Shared(guarded): Shared<Guarded>, request: Request, next: Nex
 fn host_is_known(headers: &HeaderMap, admin: &Admin) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let host = canonical_host(host);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok() || admin.hosts.iter().any(|known| canonical_host(known) == host)
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok()
+        || admin.hosts.iter().any(|known| canonical_host(known) == host)
 }
 
 async fn has_token(headers: &HeaderMap, admin: &Admin) -> bool {

@@ -73,7 +73,11 @@ fn cluster(state: &State, plan: &ClusterPlan) -> Value {
             }).collect::<Vec<_>>(),
         })
     });
-    let leaving = plan.state.endpoints().into_iter().filter(|known| !plan.members.iter().any(|member| member.address == known.address));
+    let leaving = plan
+        .state
+        .endpoints()
+        .into_iter()
+        .filter(|known| !plan.members.iter().any(|member| member.address == known.address));
     json!({
         "name": &*plan.config.name,
         "policy": plan.view.policy.as_str(),

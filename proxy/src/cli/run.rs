@@ -63,7 +63,8 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
     let clock = Clock::start();
     let mut worker_ends = Vec::new();
     let sockets_for = |config: &Config| {
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.edge.workers.get()).map(|_| mpsc::channel(COMMANDS)).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..config.edge.workers.get()).map(|_| mpsc::channel(COMMANDS)).unzip();
         worker_ends = receivers;
         Sockets::new(senders)
     };
@@ -81,10 +82,19 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
     let registry = Arc::new(Registry::new(config.edge.workers.get()));
     let metrics = Metrics::new().map_err(failed)?;
     let state = Arc::new(State::new(
-        snapshot, registry, metrics, access_log, clock, tickets, args.config.clone(), descriptors, clusters,
+        snapshot,
+        registry,
+        metrics,
+        access_log,
+        clock,
+        tickets,
+        args.config.clone(),
+        descriptors,
+        clusters,
     ));
     let exit = Arc::new(Exit::default());
-    let control = ControlService::new(Start { state: state.clone(), reloader, prepared, orders, admin, exit: exit.clone() });
+    let control =
+        ControlService::new(Start { state: state.clone(), reloader, prepared, orders, admin, exit: exit.clone() });
     serve(&state, control, worker_ends, exit.clone());
     state.access_log.close();
     if let Some(socket) = &config.admin.socket {
@@ -95,7 +105,12 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
 }
 
 /// Runs pingora's server until [`Exit`] says that it is over.
-fn serve(state: &Arc<State>, control: ControlService, worker_ends: Vec<mpsc::Receiver<crate::worker::WorkerCommand>>, exit: Arc<Exit>) {
+fn serve(
+    state: &Arc<State>,
+    control: ControlService,
+    worker_ends: Vec<mpsc::Receiver<crate::worker::WorkerCommand>>,
+    exit: Arc<Exit>,
+) {
     let conf = ServerConf {
         threads: 1,
         // One thread a service, and what it spawns stays on it.
@@ -126,7 +141,10 @@ impl ShutdownSignalWatch for WhenOver {
 fn start_log(config: &Config) -> Result<(), Failure> {
     use tracing_subscriber::{EnvFilter, fmt, prelude::*};
     // pingora's own lines say what our events say, or name the inside; its warnings stay off unless asked for.
-    let filter = EnvFilter::try_new(format!("{},pingora=off,pingora_core=off,pingora_proxy=off,pingora_runtime=off", config.log.level));
+    let filter = EnvFilter::try_new(format!(
+        "{},pingora=off,pingora_core=off,pingora_proxy=off,pingora_runtime=off",
+        config.log.level
+    ));
     let filter = filter.map_err(|error| wrong(format!("log.level: {error}")))?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);

@@ -15,7 +15,10 @@ const CELL: f64 = 5.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cell {
     /// Counted in cells from the south pole and from 180° west.
-    Grid { row: u8, column: u8 },
+    Grid {
+        row: u8,
+        column: u8,
+    },
     Country([u8; 2]),
     Continent([u8; 2]),
     Unknown,
@@ -25,7 +28,11 @@ impl Cell {
     fn around(location: Coordinates) -> Cell {
         let row = ((location.latitude + 90.0) / CELL).floor().min(35.0);
         let column = ((location.longitude + 180.0) / CELL).floor().min(71.0);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 35 and 0 to 71 by construction")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 35 and 0 to 71 by construction"
+        )]
         Cell::Grid { row: row as u8, column: column as u8 }
     }
 

@@ -93,7 +93,8 @@ impl ClusterState {
 
     pub fn unresolved_names(&self, config: &Cluster) -> Vec<Arc<str>> {
         let inner = self.inner();
-        let mut names: Vec<Arc<str>> = endpoint_names(config).filter(|name| !inner.resolved.contains_key(name)).collect();
+        let mut names: Vec<Arc<str>> =
+            endpoint_names(config).filter(|name| !inner.resolved.contains_key(name)).collect();
         names.dedup();
         names
     }

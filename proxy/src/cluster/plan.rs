@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
-use policies::{ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Steering, Tick, Tried, compile};
+use policies::{
+    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Steering, Tick,
+    Tried, compile,
+};
 
 use super::class::{Cell, Client};
 use super::members::ClusterState;
@@ -34,7 +37,13 @@ pub struct ClusterPlan {
 
 impl ClusterPlan {
     /// Reads the state of every endpoint once. `edge` is where this edge stands, for the RTT prior.
-    pub fn build(config: &config::Cluster, state: Arc<ClusterState>, edge: &config::Edge, tls: Option<UpstreamTls>, now: Tick) -> ClusterPlan {
+    pub fn build(
+        config: &config::Cluster,
+        state: Arc<ClusterState>,
+        edge: &config::Edge,
+        tls: Option<UpstreamTls>,
+        now: Tick,
+    ) -> ClusterPlan {
         let (members, endpoints) = members(config, &state, now);
         let rtts = rtts(config, edge, &members, &endpoints);
         let localities = localities(config, &rtts, &state.bands(config, &rtts));
@@ -90,7 +99,13 @@ impl ClusterPlan {
     }
 
     /// Everything that a pick for this client weighs, and its result, by the function that routes live traffic.
-    pub fn explain(&self, client: &Client, kind: Kind, dice: &mut impl Dice, cursors: &mut Cursors) -> policies::Explanation {
+    pub fn explain(
+        &self,
+        client: &Client,
+        kind: Kind,
+        dice: &mut impl Dice,
+        cursors: &mut Cursors,
+    ) -> policies::Explanation {
         let (rule, cell) = self.class_of(client);
         let distances = self.distances_km(cell);
         let class = ClassView { rule: rule.map(usize::from), distances_km: &distances };
@@ -201,12 +216,18 @@ fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {
 }
 
 /// The RTT of each locality: the lowest measured of its endpoints, else the prior by distance, else unknown.
-fn rtts(config: &config::Cluster, edge: &config::Edge, members: &[Arc<EndpointState>], endpoints: &[Endpoint]) -> Vec<Option<Duration>> {
+fn rtts(
+    config: &config::Cluster,
+    edge: &config::Edge,
+    members: &[Arc<EndpointState>],
+    endpoints: &[Endpoint],
+) -> Vec<Option<Duration>> {
     let measured = |ix: u16| -> Option<Duration> {
         let here = endpoints.iter().zip(members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
         here.filter_map(|(_, member)| member.rtt(config.rtt.from)).min()
     };
-    let prior = |locality: &config::Locality| Some(policies::prior_rtt(great_circle_km(edge.location?, locality.location?)));
+    let prior =
+        |locality: &config::Locality| Some(policies::prior_rtt(great_circle_km(edge.location?, locality.location?)));
     config.localities.iter().zip(0u16..).map(|(locality, ix)| measured(ix).or_else(|| prior(locality))).collect()
 }
 

@@ -65,12 +65,8 @@ impl Drop for Probes {
 
 fn start(state: &Arc<State>, cluster: &Arc<ClusterPlan>, member: &Arc<EndpointState>) -> Running {
     let health = cluster.config.health.clone();
-    let prober = Prober {
-        state: state.clone(),
-        endpoint: member.clone(),
-        health: health.clone(),
-        tls: cluster.tls.clone(),
-    };
+    let prober =
+        Prober { state: state.clone(), endpoint: member.clone(), health: health.clone(), tls: cluster.tls.clone() };
     Running { health, task: tokio::spawn(prober.run()).abort_handle() }
 }
 
@@ -149,7 +145,8 @@ async fn ask(
     host: &str,
     expect: &[(u16, u16)],
 ) -> Result<(), ProbeError> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: warbler-probe\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: warbler-probe\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(ProbeError::Broken)?;
     stream.flush().await.map_err(ProbeError::Broken)?;
     let mut answer = Vec::with_capacity(STATUS_LINE);
@@ -159,7 +156,11 @@ async fn ask(
         }
     }
     let status = status_of(&answer).ok_or(ProbeError::NotHttp)?;
-    if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) { Ok(()) } else { Err(ProbeError::Status(status)) }
+    if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+        Ok(())
+    } else {
+        Err(ProbeError::Status(status))
+    }
 }
 
 /// The status code of `HTTP/1.1 200 OK`.

@@ -83,7 +83,8 @@ impl Votes {
     /// The files no longer name this endpoint.
     pub fn removed(&mut self, now: Tick) {
         if self.membership.standing != Standing::Draining {
-            self.membership = Vote { standing: Standing::Draining, reason: "removed from the configuration".into(), since: now };
+            self.membership =
+                Vote { standing: Standing::Draining, reason: "removed from the configuration".into(), since: now };
         }
     }
 

@@ -83,7 +83,8 @@ fn client_behind(headers: &HeaderMap, hop: IpAddr, config: &Config) -> IpAddr {
 /// An address as proxies write it: bare, with a port, or in brackets.
 fn parse_node(text: &str) -> Option<IpAddr> {
     let bare = text.trim_matches('"');
-    let address = bare.parse::<IpAddr>().ok().or_else(|| bare.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
+    let address =
+        bare.parse::<IpAddr>().ok().or_else(|| bare.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
     address.or_else(|| bare.strip_prefix('[')?.strip_suffix(']')?.parse().ok()).map(|address| address.to_canonical())
 }
 

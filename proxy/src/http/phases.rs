@@ -80,7 +80,13 @@ impl ProxyHttp for Phases {
         passage.pick_peer()
     }
 
-    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, passage: &mut Passage, mut e: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        passage: &mut Passage,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
         e.set_retry(passage.connect_failed(&e));
         e
     }
@@ -94,7 +100,12 @@ impl ProxyHttp for Phases {
         passage.forward(session.req_header(), upstream)
     }
 
-    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, passage: &mut Passage) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
         if passage.is_leaving() {
             session.set_keepalive(None);
         }
@@ -148,7 +159,8 @@ impl Passage {
     fn begin(&mut self, connection: Arc<Connection>, request: &RequestHeader) {
         let state = &connection.worker.state;
         let snapshot = state.snapshot.load_full();
-        let forwarding = Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
+        let forwarding =
+            Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
         let mut trip = Trip::new(state.clone(), Kind::Request, connection.origin.clone());
         trip.generation = snapshot.generation;
         trip.origin.client.set_ip(forwarding.client);
@@ -178,7 +190,9 @@ impl Passage {
         if route::is_ambiguous(request.uri.path()) {
             return refuse(Outcome::BadRequest, 400, false);
         }
-        let Some(plan) = begun.snapshot.listener(begun.connection.slot) else { return refuse(Outcome::NoRoute, 404, false) };
+        let Some(plan) = begun.snapshot.listener(begun.connection.slot) else {
+            return refuse(Outcome::NoRoute, 404, false);
+        };
         let Some(routed) = plan.routes.find(host_of(request), request.uri.path(), &request.headers) else {
             return refuse(Outcome::NoRoute, 404, true);
         };
@@ -216,7 +230,12 @@ impl Passage {
         let Some(begun) = &mut self.begun else { return false };
         if let (Some(picked), Some(ix)) = (begun.trip.picked.take(), self.last_tried.take()) {
             picked.endpoint.connect_failed();
-            events::connect_failed(&begun.connection.worker.state, &picked.endpoint.cluster, picked.endpoint.address, e);
+            events::connect_failed(
+                &begun.connection.worker.state,
+                &picked.endpoint.cluster,
+                picked.endpoint.address,
+                e,
+            );
             self.tried.push(ix);
         }
         begun.trip.fail(Outcome::ConnectFailed, e.etype().as_str());
@@ -244,12 +263,15 @@ impl Passage {
         let (outcome, status) = match (e.etype(), e.esource()) {
             (ErrorType::HTTPStatus(503), _) => (Outcome::NoEndpoint, 503),
             (ErrorType::HTTPStatus(status), _) => (Outcome::BadRequest, *status),
-            (ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::TLSHandshakeTimedout, ErrorSource::Upstream) => {
-                (Outcome::BadAnswer, 504)
-            }
+            (
+                ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::TLSHandshakeTimedout,
+                ErrorSource::Upstream,
+            ) => (Outcome::BadAnswer, 504),
             (etype, ErrorSource::Upstream) if is_connect_error(etype) => (Outcome::ConnectFailed, 502),
             (_, ErrorSource::Upstream) => (Outcome::BadAnswer, 502),
-            (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => (Outcome::ClientReset, 0),
+            (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
+                (Outcome::ClientReset, 0)
+            }
             (_, ErrorSource::Downstream) => (Outcome::BadRequest, 400),
             _ => (Outcome::BadAnswer, 500),
         };

@@ -50,7 +50,11 @@ pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
 
 #[async_trait]
 impl HttpServerApp for PerConnection {
-    async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
         self.connection.worker.http.process_new_http(session, shutdown).await
     }
 

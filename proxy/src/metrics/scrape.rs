@@ -31,6 +31,8 @@ impl Scraper {
         families.extend(connections(state, &snapshot)?);
         families.extend(endpoints(&snapshot)?);
         families.extend(process(state)?);
+        // The encoder refuses a metric that has no series yet.
+        families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut page = Vec::with_capacity(64 * 1024);
         TextEncoder::new().encode(&families, &mut page)?;
@@ -43,10 +45,16 @@ impl Scraper {
         let mut sums: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
         for family in state.metrics.closed_bytes.collect() {
             for metric in family.get_metric() {
-                let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|label| label.value());
+                let label = |name: &str| {
+                    metric.get_label().iter().find(|label| label.name() == name).map(|label| label.value())
+                };
                 let direction = if label("direction") == Some("to-client") { "to-client" } else { "to-endpoint" };
                 let listener = label("listener").unwrap_or_default().to_owned();
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter of bytes, exact to 2^53")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a counter of bytes, exact to 2^53"
+                )]
                 let bytes = metric.get_counter().get_value() as u64;
                 *sums.entry((listener, direction)).or_default() += bytes;
             }
@@ -58,7 +66,10 @@ impl Scraper {
             *sums.entry((listener, "to-client")).or_default() += to_client;
         });
         let counters = prometheus::IntCounterVec::new(
-            Opts::new("warbler_relayed_bytes_total", "Bytes relayed, counted while they flow: TCP, tunnels, and HTTP bodies."),
+            Opts::new(
+                "warbler_relayed_bytes_total",
+                "Bytes relayed, counted while they flow: TCP, tunnels, and HTTP bodies.",
+            ),
             &["listener", "direction"],
         )?;
         // A trip that ends between the two readings may be missed for a moment; a counter must not go back.
@@ -81,7 +92,8 @@ fn connections(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Met
     for listener in &snapshot.listeners {
         open.with_label_values(&[&**listener.name()]).set(signed(listener.counts.open.load(Relaxed)));
     }
-    let tunnels = IntGaugeVec::new(Opts::new("warbler_tunnels", "Tunnels now: TCP, and HTTP after an upgrade."), &["cluster"])?;
+    let tunnels =
+        IntGaugeVec::new(Opts::new("warbler_tunnels", "Tunnels now: TCP, and HTTP after an upgrade."), &["cluster"])?;
     for cluster in &snapshot.clusters {
         tunnels.with_label_values(&[&*cluster.config.name]);
     }
@@ -105,7 +117,10 @@ fn endpoints(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
         labels,
     )?;
     let rtt = GaugeVec::new(
-        Opts::new("warbler_endpoint_rtt_seconds", "Lowest round trip of the window: handshake (TCP) and probe (whole health probe)."),
+        Opts::new(
+            "warbler_endpoint_rtt_seconds",
+            "Lowest round trip of the window: handshake (TCP) and probe (whole health probe).",
+        ),
         &["cluster", "locality", "endpoint", "figure"],
     )?;
     for cluster in &snapshot.clusters {
@@ -136,9 +151,13 @@ fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {
     cpu.inc_by(crate::sys::cpu_time().as_secs_f64());
     let draining = prometheus::IntGauge::new("warbler_stopping", "1 from the first signal to stop.")?;
     draining.set(i64::from(state.phase() >= Phase::Leaving));
-    let dropped = prometheus::IntCounter::new("warbler_access_log_dropped_lines_total", "Access-log lines lost to a slow disk.")?;
+    let dropped =
+        prometheus::IntCounter::new("warbler_access_log_dropped_lines_total", "Access-log lines lost to a slow disk.")?;
     dropped.inc_by(state.access_log.dropped_lines() as u64);
-    let limit = prometheus::IntGauge::new("warbler_max_connections", "Downstream connections that this process takes at most.")?;
+    let limit = prometheus::IntGauge::new(
+        "warbler_max_connections",
+        "Downstream connections that this process takes at most.",
+    )?;
     limit.set(signed(state.max_connections(state.snapshot.load().config.edge.max_connections)));
     Ok([cpu.collect(), draining.collect(), dropped.collect(), limit.collect()].concat())
 }

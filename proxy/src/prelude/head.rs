@@ -140,15 +140,15 @@ fn upgrade(request: &httparse::Request<'_, '_>, length: usize) -> Result<Option<
     }
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadIsWrong)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| HeadIsWrong)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_cause| HeadIsWrong)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_cause| HeadIsWrong)?;
         headers.append(name, value);
     }
     if !is_upgrade(&headers) {
         return Ok(None);
     }
-    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).map_err(|_| HeadIsWrong)?;
-    let target = request.path.unwrap_or_default().parse().map_err(|_| HeadIsWrong)?;
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).map_err(|_cause| HeadIsWrong)?;
+    let target = request.path.unwrap_or_default().parse().map_err(|_cause| HeadIsWrong)?;
     Ok(Some(Box::new(UpgradeHead { method, target, headers, length })))
 }
 
@@ -184,7 +184,10 @@ mod tests {
     fn heads_are_told_apart() {
         check(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "request 27");
         check(b"GET / HTTP/1.1\r\nHost: a\r\n", "incomplete");
-        check(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nxx", "upgrade /ws 84");
+        check(
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nxx",
+            "upgrade /ws 84",
+        );
         check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http2");
         check(b"PRI * HT", "incomplete");
         check(b"\x16\x03\x01\x02\x00", "malformed");

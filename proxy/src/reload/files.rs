@@ -79,7 +79,12 @@ fn hash(path: &Path) -> Option<u64> {
 /// The GeoIP data of the running configuration; kept as it is while its files hold the same.
 #[derive(Default)]
 pub struct GeoFiles {
-    loaded: Option<(Vec<(PathBuf, u64)>, Arc<Geo>)>,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    contents: Vec<(PathBuf, u64)>,
+    geo: Arc<Geo>,
 }
 
 impl GeoFiles {
@@ -88,16 +93,16 @@ impl GeoFiles {
     pub fn load(&mut self, config: &GeoIp) -> Result<Arc<Geo>, String> {
         let paths: Vec<PathBuf> = config.databases.iter().chain(&config.overrides).cloned().collect();
         let hashed: Option<Vec<(PathBuf, u64)>> = paths.iter().map(|path| Some((path.clone(), hash(path)?))).collect();
-        if let (Some((before, geo)), Some(now)) = (&self.loaded, &hashed)
-            && before == now
+        if let (Some(loaded), Some(now)) = (&self.loaded, &hashed)
+            && loaded.contents == *now
         {
-            return Ok(geo.clone());
+            return Ok(loaded.geo.clone());
         }
         let geo = Arc::new(open(config)?);
         if !paths.is_empty() {
             events::geoip_swapped(&paths);
         }
-        self.loaded = hashed.map(|hashed| (hashed, geo.clone()));
+        self.loaded = hashed.map(|contents| Loaded { contents, geo: geo.clone() });
         Ok(geo)
     }
 }
@@ -114,7 +119,8 @@ fn open(config: &GeoIp) -> Result<Geo, String> {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             Overrides::parse(&text).map_err(|problems| {
-                let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {}", path.display(), problem.message)).collect();
+                let lines: Vec<String> =
+                    problems.iter().map(|problem| format!("{}: {}", path.display(), problem.message)).collect();
                 lines.join("\n")
             })?
         }

@@ -45,7 +45,9 @@ enum Stage {
     /// The source has ended; what is kept goes out, then the end is passed on.
     Ending,
     /// The reader was told goodbye; what still comes is read and dropped until the source ends.
-    Dropping { fin_sent: bool },
+    Dropping {
+        fin_sent: bool,
+    },
     Ended,
 }
 

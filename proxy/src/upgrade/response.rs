@@ -40,7 +40,9 @@ impl Response {
         let mut buffer = BytesMut::with_capacity(1024);
         loop {
             match parse(&buffer)? {
-                Some((length, response)) if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS => {
+                Some((length, response))
+                    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
                     drop(buffer.split_to(length));
                     continue;
                 }
@@ -97,8 +99,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Response)>, ResponseError> {
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(ResponseError::NotHttp)?;
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| ResponseError::NotHttp)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| ResponseError::NotHttp)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_cause| ResponseError::NotHttp)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_cause| ResponseError::NotHttp)?;
         headers.append(name, value);
     }
     Ok(Some((length, Response { status, headers, behind: Bytes::new() })))
@@ -117,7 +119,10 @@ impl Body {
         if *method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304) {
             return Body::Length(0);
         }
-        if tokens(&response.headers, &header::TRANSFER_ENCODING).last().is_some_and(|last| last.eq_ignore_ascii_case("chunked")) {
+        if tokens(&response.headers, &header::TRANSFER_ENCODING)
+            .last()
+            .is_some_and(|last| last.eq_ignore_ascii_case("chunked"))
+        {
             return Body::Chunked(Chunks::default());
         }
         let length = response.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
