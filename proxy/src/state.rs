@@ -144,3 +144,43 @@ impl Clock {
         Tick(self.0.elapsed())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::{OpenFiles, load_text};
+
+    /// A state for tests of rooms that need one: a configuration of one listener, no sockets, no tasks.
+    pub(crate) fn state() -> Arc<State> {
+        let text = "[log]\naccess = \"off\"\n[listeners.l]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n\
+                    [clusters.c.localities.x]\nendpoints = [{ address = \"127.0.0.1:1\" }]\n";
+        let config = load_text("t.toml", text, OpenFiles::No).unwrap().config;
+        let access_log = AccessLog::open(&config.log.access).unwrap();
+        let snapshot = Snapshot {
+            generation: 1,
+            config: Arc::new(config),
+            clusters: Vec::new(),
+            listeners: Vec::new(),
+            geo: Arc::default(),
+        };
+        Arc::new(State::new(
+            Arc::new(snapshot),
+            Arc::new(Registry::new(1)),
+            Metrics::new().unwrap(),
+            access_log,
+            Clock::start(),
+            Tickets::new().unwrap(),
+            PathBuf::from("t.toml"),
+            20_000,
+            BTreeMap::new(),
+        ))
+    }
+
+    #[test]
+    fn connections_are_limited_by_descriptors_too() {
+        let state = state();
+        assert_eq!(state.max_connections(None), (20_000 - 256) / 2);
+        assert_eq!(state.max_connections(std::num::NonZeroUsize::new(50)), 50);
+        assert_eq!(state.max_connections(std::num::NonZeroUsize::new(50_000)), (20_000 - 256) / 2);
+    }
+}

@@ -8,6 +8,8 @@
 //! while its own frames still reach the endpoint, the answering Close last. An opaque client gets the end of the
 //! stream behind the data in flight. Whoever has not gone after `drain.close-wait` is closed.
 
+#[cfg(test)]
+mod model;
 mod pump;
 mod websocket;
 
