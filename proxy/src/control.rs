@@ -105,16 +105,16 @@ async fn run(start: Start) -> std::io::Result<()> {
     let (ask_reload, mut reload_asked) = mpsc::channel::<ReloadRequest>(16);
     let admin_addresses = admin.addresses();
     admin.serve(&state, &ask_reload)?;
-    let mut watch = Watch::start();
+    let (mut watch, mut files_settled) = Watch::start();
     watch.follow(&reloader.watched());
     state.enter(Phase::Running);
     admin::ready::announce(&state, &reloader.addresses(), &admin_addresses);
 
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stopped = loop {
+    let how = loop {
         tokio::select! {
-            () = watch.settled() => {
+            Some(()) = files_settled.recv() => {
                 reloader.reload_if_changed(&state).await;
                 watch.follow(&reloader.watched());
             }
@@ -133,9 +133,15 @@ async fn run(start: Start) -> std::io::Result<()> {
                 reloader.resteer(&state);
             }
             _ = beat.tick() => on_beat(&state),
-            _ = signals.terminate.recv() => break stop::gently(&state, &mut reloader, &order, &mut signals).await,
-            _ = signals.interrupt.recv() => break stop::now(&state, "SIGINT"),
+            _ = signals.terminate.recv() => break How::Gently,
+            _ = signals.interrupt.recv() => break How::Now,
         }
+    };
+    // Whoever asks for a reload from here on is told at once that there is none.
+    drop(reload_asked);
+    let stopped = match how {
+        How::Gently => stop::gently(&state, &mut reloader, &order, &mut signals).await,
+        How::Now => stop::now(&state, "SIGINT").await,
     };
     exit.with(match stopped {
         Stopped::AllLeft => 0,
@@ -143,6 +149,11 @@ async fn run(start: Start) -> std::io::Result<()> {
     });
     // pingora ends the process now, this thread included.
     std::future::pending().await
+}
+
+enum How {
+    Gently,
+    Now,
 }
 
 fn on_beat(state: &State) {

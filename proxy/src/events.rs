@@ -98,6 +98,10 @@ pub fn reload_succeeded(state: &State, generation: u64, trigger: &str, changes: 
     info!(generation, trigger, ?changes, took_ms = millis(took), "configuration published");
 }
 
+pub fn log_level_kept(error: &dyn std::fmt::Display) {
+    warn!(%error, "log level stays as it was");
+}
+
 pub fn reload_needs_start(keys: &[String]) {
     if !keys.is_empty() {
         warn!(?keys, "changed keys that take effect at the next start only");
@@ -133,6 +137,10 @@ pub fn accept_paused(state: &State, listener: &str, error: &std::io::Error) {
 
 pub fn accept_resumed(listener: &str) {
     info!(listener, "accepting again");
+}
+
+pub fn socket_lost(error: &std::io::Error) {
+    error!(%error, "a listening socket cannot be handed to its worker; a reload tries again");
 }
 
 pub fn accept_failed(listener: &str, error: &std::io::Error) {

@@ -24,7 +24,7 @@ use crate::config::{HttpListener, Serves};
 use crate::connection::Opened;
 use crate::listener::ListenerSlot;
 use crate::prelude::head::{self, HeadError, HeadLimits, Next};
-use crate::registry::Registered;
+use crate::registry::{Command, Registered};
 use crate::stream::{Io, Stream};
 use crate::trip::{Kind, Origin, Outcome, Trip};
 use crate::upgrade;
@@ -47,7 +47,9 @@ impl Connection {
 }
 
 pub async fn serve(opened: Opened) {
-    let Opened { worker, plan, io, origin, registered, .. } = opened;
+    let Opened { worker, snapshot, plan, io, origin, registered } = opened;
+    // Each request looks at the snapshot of its own time.
+    drop(snapshot);
     let Serves::Http(http) = &plan.config.serves else { return };
     let alpn_http2 = matches!(&io, Io::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
     let secure = matches!(io, Io::Tls(_));
@@ -60,6 +62,7 @@ pub async fn serve(opened: Opened) {
     }
     let mut buffer = BytesMut::new();
     let mut idle = limits.head;
+    let mut served = false;
     loop {
         let limits = HeadLimits { idle, ..limits };
         match head::next(&mut stream, &mut buffer, limits, &connection.registered).await {
@@ -72,9 +75,12 @@ pub async fn serve(opened: Opened) {
                 stream.unread(buffer);
                 return serve_h2::serve(stream, connection).await;
             }
-            Next::Over => return,
+            // How a kept connection ends; its requests have had their events.
+            Next::Over | Next::Refused(HeadError::TooSlow { began: false }) if served => return,
+            Next::Over => return left_without_request(&connection),
             Next::Refused(error) => return refuse(stream, error, &connection).await,
         }
+        served = true;
         idle = limits_between_requests(&connection);
     }
 }
@@ -116,6 +122,7 @@ async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
     let state = connection.worker.state.clone();
     let mut trip = Trip::new(state, Kind::Connection, connection.origin.clone());
     let (outcome, status) = match error {
+        // Nothing was asked, so nothing is answered.
         HeadError::TooSlow { began: false } => return trip.fail(Outcome::TooSlow, error),
         HeadError::TooSlow { began: true } => (Outcome::TooSlow, 408),
         HeadError::TooLarge => (Outcome::BadRequest, 431),
@@ -124,6 +131,17 @@ async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
     };
     trip.fail(outcome, error);
     answer::write_and_close(&mut stream, status).await;
+}
+
+/// A connection that never asked for anything has an event of its own.
+fn left_without_request(connection: &Connection) {
+    let state = connection.worker.state.clone();
+    let outcome = match connection.registered.command() {
+        Some(Command::Leave(reason)) => Outcome::Left(reason),
+        Some(Command::Cut(reason)) => Outcome::Cut(reason),
+        None => Outcome::ClientClosed,
+    };
+    Trip::new(state, Kind::Connection, connection.origin.clone()).outcome = outcome;
 }
 
 /// Tells pingora the client's address, and its hooks everything else.

@@ -16,6 +16,7 @@ use crate::config::Name;
 use crate::events;
 use crate::listener::ListenerSlot;
 use crate::registry::{Command, Entry, LeaveReason, Registry};
+use crate::snapshot::Snapshot;
 use crate::state::State;
 
 /// How often the pacer hands out commands.
@@ -36,10 +37,21 @@ impl Who {
     fn means(&self, entry: &Entry) -> bool {
         match self {
             Who::Everybody => true,
-            Who::Listener(slot, _) => entry.listener == *slot,
+            Who::Listener(slot, _) => entry.listener.slot == *slot,
             Who::Endpoint(cluster, address) => {
                 entry.endpoint().is_some_and(|endpoint| endpoint.cluster == *cluster && endpoint.address == *address)
             }
+        }
+    }
+
+    /// A later reload brought it back: nobody has to leave any more.
+    fn is_back(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Who::Everybody => false,
+            Who::Listener(slot, _) => snapshot.listener(*slot).is_some(),
+            Who::Endpoint(cluster, address) => snapshot.clusters.iter().any(|plan| {
+                plan.config.name == *cluster && plan.members.iter().any(|member| member.address == *address)
+            }),
         }
     }
 
@@ -98,6 +110,8 @@ impl Pacer {
     }
 
     fn step(&mut self) {
+        let snapshot = self.state.snapshot.load_full();
+        self.active.retain(|active| !active.order.who.is_back(&snapshot));
         self.budget += self.rate() * TICK.as_secs_f64();
         while self.budget >= 1.0 {
             let Some(active) = self.active.first_mut() else { break };

@@ -39,6 +39,7 @@ pub mod watch;
 pub mod access_log;
 pub mod admin;
 pub mod events;
+pub mod log;
 pub mod metrics;
 
 pub mod cli;

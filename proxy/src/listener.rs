@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -24,13 +25,22 @@ pub struct ListenerPlan {
     /// Empty on a tcp listener.
     pub routes: Routes,
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    pub counts: Arc<ListenerCounts>,
+    pub identity: Arc<ListenerIdentity>,
 }
 
-/// What is counted for a listener over reloads.
-#[derive(Debug, Default)]
-pub struct ListenerCounts {
-    pub open: std::sync::atomic::AtomicUsize,
+/// What stays of a listener over reloads; its connections point here.
+#[derive(Debug)]
+pub struct ListenerIdentity {
+    pub slot: ListenerSlot,
+    pub name: Name,
+    /// Connections now.
+    pub open: AtomicUsize,
+}
+
+impl ListenerIdentity {
+    pub fn new(slot: ListenerSlot, name: Name) -> ListenerIdentity {
+        ListenerIdentity { slot, name, open: AtomicUsize::new(0) }
+    }
 }
 
 impl ListenerPlan {

@@ -17,7 +17,7 @@ use atomic_waker::AtomicWaker;
 use slab::Slab;
 
 use crate::cluster::EndpointState;
-use crate::listener::{ListenerCounts, ListenerSlot};
+use crate::listener::ListenerIdentity;
 
 /// How many entries are copied out of a shard under one lock.
 const BATCH: usize = 256;
@@ -76,7 +76,7 @@ const CUT: u8 = 0x80;
 /// One downstream connection.
 pub struct Entry {
     pub id: u64,
-    pub listener: ListenerSlot,
+    pub listener: Arc<ListenerIdentity>,
     /// Set once, when the connection became a tunnel.
     endpoint: OnceLock<Arc<EndpointState>>,
     to_endpoint: AtomicU64,
@@ -92,7 +92,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(id: u64, listener: ListenerSlot) -> Entry {
+    fn new(id: u64, listener: Arc<ListenerIdentity>) -> Entry {
         Entry {
             id,
             listener,
@@ -199,7 +199,6 @@ pub struct Registered {
     shard: usize,
     key: usize,
     entry: Arc<Entry>,
-    counts: Arc<ListenerCounts>,
 }
 
 impl Registry {
@@ -211,18 +210,13 @@ impl Registry {
         }
     }
 
-    pub fn register(
-        self: &Arc<Self>,
-        worker: usize,
-        listener: ListenerSlot,
-        counts: Arc<ListenerCounts>,
-    ) -> Registered {
+    pub fn register(self: &Arc<Self>, worker: usize, listener: Arc<ListenerIdentity>) -> Registered {
         let entry = Arc::new(Entry::new(self.next_id.fetch_add(1, Relaxed), listener));
         let shard = worker % self.shards.len();
         let key = self.lock(shard).insert(entry.clone());
         self.connections.fetch_add(1, Relaxed);
-        counts.open.fetch_add(1, Relaxed);
-        Registered { registry: self.clone(), shard, key, entry, counts }
+        entry.listener.open.fetch_add(1, Relaxed);
+        Registered { registry: self.clone(), shard, key, entry }
     }
 
     /// Downstream connections now.
@@ -293,7 +287,7 @@ impl Drop for Registered {
             slab.shrink_to_fit();
         }
         drop(slab);
-        self.counts.open.fetch_sub(1, Relaxed);
+        self.entry.listener.open.fetch_sub(1, Relaxed);
         self.registry.connections.fetch_sub(1, Relaxed);
     }
 }
@@ -302,15 +296,19 @@ impl Drop for Registered {
 mod tests {
     use super::*;
 
+    fn listener() -> Arc<ListenerIdentity> {
+        Arc::new(ListenerIdentity::new(crate::listener::ListenerSlot(0), "l".into()))
+    }
+
     fn registered(registry: &Arc<Registry>) -> Registered {
-        registry.register(0, ListenerSlot(0), Arc::default())
+        registry.register(0, listener())
     }
 
     #[test]
     fn an_entry_leaves_the_registry_with_its_connection() {
         let registry = Arc::new(Registry::new(2));
         let first = registered(&registry);
-        let second = registry.register(1, ListenerSlot(0), Arc::default());
+        let second = registry.register(1, listener());
         assert_eq!(registry.connections(), 2);
         drop(first);
         let mut seen = Vec::new();

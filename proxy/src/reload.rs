@@ -20,7 +20,7 @@ use crate::cluster::{ClusterPlan, ClusterState};
 use crate::config::{self, Config, Loaded, Name, OpenFiles, Report, Serves};
 use crate::events;
 use crate::leave::{Order, Who};
-use crate::listener::{ListenerCounts, ListenerPlan, ListenerSlot};
+use crate::listener::{ListenerIdentity, ListenerPlan, ListenerSlot};
 use crate::registry::LeaveReason;
 use crate::route::Routes;
 use crate::snapshot::Snapshot;
@@ -31,23 +31,25 @@ use crate::tls::{self, Tickets, UpstreamTls};
 /// Listener identities, by name, for the life of the process.
 #[derive(Default)]
 pub struct Slots {
-    by_name: BTreeMap<Name, (ListenerSlot, Arc<ListenerCounts>)>,
+    by_name: BTreeMap<Name, Arc<ListenerIdentity>>,
 }
 
 impl Slots {
     fn give(&mut self, config: &Config) {
         for listener in &config.listeners {
             let next = ListenerSlot(u32::try_from(self.by_name.len()).unwrap_or(u32::MAX));
-            self.by_name.entry(listener.name.clone()).or_insert_with(|| (next, Arc::default()));
+            let fresh = || Arc::new(ListenerIdentity::new(next, listener.name.clone()));
+            self.by_name.entry(listener.name.clone()).or_insert_with(fresh);
         }
     }
 
     fn of(&self, name: &Name) -> ListenerSlot {
-        self.by_name.get(name).map_or(ListenerSlot(u32::MAX), |(slot, _)| *slot)
+        self.by_name.get(name).map_or(ListenerSlot(u32::MAX), |identity| identity.slot)
     }
 
-    fn counts(&self, name: &Name) -> Arc<ListenerCounts> {
-        self.by_name.get(name).map(|(_, counts)| counts.clone()).unwrap_or_default()
+    fn identity(&self, name: &Name) -> Arc<ListenerIdentity> {
+        let unknown = || Arc::new(ListenerIdentity::new(ListenerSlot(u32::MAX), name.clone()));
+        self.by_name.get(name).cloned().unwrap_or_else(unknown)
     }
 }
 
@@ -241,6 +243,11 @@ impl Reloader {
             Arc::new(compile(resolved, generation, &self.slots, &mut clusters, Some(running), state.clock.now()))
         };
         state.snapshot.store(snapshot.clone());
+        if running.config.log.level != snapshot.config.log.level
+            && let Err(error) = state.log_filter.change(&snapshot.config.log.level)
+        {
+            events::log_level_kept(&error);
+        }
         let slots = &self.slots;
         self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
         self.fit(state, &snapshot);
@@ -313,10 +320,11 @@ impl Reloader {
                 if is_named(config, &endpoint.origin()) {
                     continue;
                 }
-                let now = state.clock.now();
-                if endpoint.vote(|votes| votes.removed(now)) {
-                    events::standing_changed(state, &endpoint);
+                if !endpoint.remove(state.clock.now()) {
+                    // Asked to leave by an earlier reload.
+                    continue;
                 }
+                events::standing_changed(state, &endpoint);
                 let who = Who::Endpoint(cluster.name.clone(), endpoint.address);
                 orders.push(Order { who, reason: LeaveReason::EndpointRemoved, asked_by: None });
             }
@@ -436,7 +444,7 @@ fn compile(
             config: listener.clone(),
             routes,
             tls,
-            counts: slots.counts(&listener.name),
+            identity: slots.identity(&listener.name),
         })
     };
     let listeners = config.listeners.iter().zip(resolved.listener_tls).map(listener).collect();

@@ -152,7 +152,7 @@ impl Sockets {
             match command(ix) {
                 // A worker ends with the process only; then nobody needs to be told.
                 Ok(command) => worker.send(command).await.unwrap_or(()),
-                Err(error) => events::accept_failed("", &error),
+                Err(error) => events::socket_lost(&error),
             }
         }
     }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::access_log::AccessLog;
 use crate::cluster::ClusterState;
 use crate::config::Name;
+use crate::log::LogFilter;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
@@ -25,6 +26,7 @@ pub struct State {
     pub access_log: AccessLog,
     pub clock: Clock,
     pub tickets: Tickets,
+    pub log_filter: LogFilter,
     /// The main configuration file.
     pub config_path: PathBuf,
     /// Descriptors that this process may open.
@@ -74,6 +76,7 @@ impl State {
         access_log: AccessLog,
         clock: Clock,
         tickets: Tickets,
+        log_filter: LogFilter,
         config_path: PathBuf,
         descriptors: usize,
         clusters: BTreeMap<Name, Arc<ClusterState>>,
@@ -85,6 +88,7 @@ impl State {
             access_log,
             clock,
             tickets,
+            log_filter,
             config_path,
             descriptors,
             steering_changed: Notify::new(),
@@ -170,6 +174,7 @@ pub(crate) mod tests {
             access_log,
             Clock::start(),
             Tickets::new().unwrap(),
+            LogFilter::none(),
             PathBuf::from("t.toml"),
             20_000,
             BTreeMap::new(),

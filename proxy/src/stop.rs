@@ -15,6 +15,8 @@ use crate::state::{Phase, State};
 
 /// How often to look whether everybody has gone.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long connections that were cut have to write their events.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Of the time to the deadline, the share within which everybody must have been asked.
 const ASK_WITHIN: f64 = 0.8;
 
@@ -39,8 +41,8 @@ pub async fn gently(
     state.enter(Phase::Leaving);
     tokio::select! {
         () = sleep(settings.grace) => {}
-        _ = signals.terminate.recv() => return now(state, "second SIGTERM"),
-        _ = signals.interrupt.recv() => return now(state, "SIGINT"),
+        _ = signals.terminate.recv() => return now(state, "second SIGTERM").await,
+        _ = signals.interrupt.recv() => return now(state, "SIGINT").await,
     }
     reloader.close_listeners().await;
     state.enter(Phase::Draining);
@@ -53,16 +55,16 @@ pub async fn gently(
             events::stop_ended(0);
             Stopped::AllLeft
         }
-        () = tokio::time::sleep_until(deadline) => cut_the_rest(state),
-        _ = signals.terminate.recv() => now(state, "second SIGTERM"),
-        _ = signals.interrupt.recv() => now(state, "SIGINT"),
+        () = tokio::time::sleep_until(deadline) => cut_the_rest(state).await,
+        _ = signals.terminate.recv() => now(state, "second SIGTERM").await,
+        _ = signals.interrupt.recv() => now(state, "SIGINT").await,
     }
 }
 
 /// The other way: everything is cut.
-pub fn now(state: &State, signal: &str) -> Stopped {
+pub async fn now(state: &State, signal: &str) -> Stopped {
     events::stop_began(signal, state.registry.connections());
-    cut_the_rest(state)
+    cut_the_rest(state).await
 }
 
 async fn everybody_has_gone(state: &State) {
@@ -71,13 +73,15 @@ async fn everybody_has_gone(state: &State) {
     }
 }
 
-fn cut_the_rest(state: &State) -> Stopped {
+async fn cut_the_rest(state: &State) -> Stopped {
     let mut cut = 0;
     state.registry.for_each(|entry| {
         entry.tell(Command::Cut(LeaveReason::Stop));
         events::cut_at_deadline(entry.id, entry.endpoint().map(|endpoint| endpoint.address));
         cut += 1;
     });
+    // Their tasks see the command and write their events; what does not get to it ends with the process.
+    tokio::time::timeout(LAST_WORDS, everybody_has_gone(state)).await.ok();
     events::stop_ended(cut);
     if cut == 0 { Stopped::AllLeft } else { Stopped::SomeCut }
 }

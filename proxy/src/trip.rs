@@ -2,7 +2,7 @@
 //!
 //! Facts are filled in as they become known. The event is emitted when the trip is dropped, so no path misses it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -194,6 +194,13 @@ impl Trip {
     pub fn fail(&mut self, outcome: Outcome, detail: impl ToString) {
         self.outcome = outcome;
         self.detail = Some(detail.to_string().into());
+    }
+
+    /// The client is somebody behind the hop that the connection comes from; its port is not known.
+    pub fn client_is(&mut self, client: IpAddr) {
+        if self.origin.client.ip().to_canonical() != client {
+            self.origin.client = SocketAddr::new(client, 0);
+        }
     }
 
     pub fn lasted(&self) -> Duration {

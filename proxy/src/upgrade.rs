@@ -106,7 +106,7 @@ impl Upgrade {
     fn trip(&self, connection: &Connection) -> Box<Trip> {
         let mut trip = Trip::new(connection.worker.state.clone(), Kind::Upgrade, connection.origin.clone());
         trip.generation = self.snapshot.generation;
-        trip.origin.client.set_ip(self.forwarding.client);
+        trip.client_is(self.forwarding.client);
         trip.request = Some(Box::new(RequestFacts {
             method: self.head.method.to_string(),
             host: self.host.clone(),

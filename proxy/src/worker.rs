@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Name;
 use crate::connection::{self, Accepted};
 use crate::events;
 use crate::http::phases::Phases;
@@ -94,7 +95,7 @@ impl Service for WorkerService {
                             tokio::spawn(accept_loop(self.worker.clone(), socket.slot, listener, stop.clone()));
                             open.insert(socket, stop);
                         }
-                        Err(error) => events::accept_failed("", &error),
+                        Err(error) => events::socket_lost(&error),
                     }
                 }
                 WorkerCommand::Close { socket } => {
@@ -120,7 +121,7 @@ async fn accept_loop(worker: Arc<Worker>, slot: ListenerSlot, listener: TcpListe
         match accepted {
             Ok((tcp, peer)) => worker.admit(slot, tcp, peer),
             Err(error) if sys::is_exhaustion(&error) => worker.rest(slot, &error).await,
-            Err(error) => events::accept_failed("", &error),
+            Err(error) => events::accept_failed(&worker.name_of(slot), &error),
         }
     }
     // Who was in the queue when the listener closed was promised an answer by the kernel.
@@ -138,7 +139,7 @@ impl Worker {
         if let Some(why) = self.over_limit(&plan, &snapshot.config) {
             return events::refused(&self.state, plan.name(), why);
         }
-        let registered = self.state.registry.register(self.ix, slot, plan.counts.clone());
+        let registered = self.state.registry.register(self.ix, plan.identity.clone());
         let accepted = Accepted { worker: self.clone(), snapshot, plan, tcp, peer, registered };
         tokio::spawn(connection::serve(accepted));
     }
@@ -147,13 +148,18 @@ impl Worker {
         if self.state.registry.connections() >= self.state.max_connections(config.edge.max_connections) {
             return Some("max-connections");
         }
-        let listener_full = plan.config.max_connections.is_some_and(|max| plan.counts.open.load(Relaxed) >= max.get());
+        let listener_full =
+            plan.config.max_connections.is_some_and(|max| plan.identity.open.load(Relaxed) >= max.get());
         listener_full.then_some("listener-max-connections")
+    }
+
+    fn name_of(&self, slot: ListenerSlot) -> Name {
+        self.state.snapshot.load().listener(slot).map(|plan| plan.name().clone()).unwrap_or_default()
     }
 
     /// Descriptors ran out: stop taking more until some have come back.
     async fn rest(&self, slot: ListenerSlot, error: &std::io::Error) {
-        let name = self.state.snapshot.load().listener(slot).map(|plan| plan.name().clone()).unwrap_or_default();
+        let name = self.name_of(slot);
         if !self.state.out_of_descriptors.swap(true, Relaxed) {
             events::accept_paused(&self.state, &name, error);
         }

@@ -30,7 +30,7 @@ pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
         "tunnels": tunnels,
         "listeners": snapshot.listeners.iter().map(|listener| json!({
             "name": &**listener.name(),
-            "connections": listener.counts.open.load(Relaxed),
+            "connections": listener.identity.open.load(Relaxed),
             "tls": listener.tls.is_some(),
         })).collect::<Vec<_>>(),
         "clusters": snapshot.clusters.iter().map(|plan| cluster(state, plan)).collect::<Vec<_>>(),

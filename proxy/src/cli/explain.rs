@@ -10,7 +10,7 @@ use super::{Code, say, socket};
 use crate::admin::explain::{Answer, Question, answer};
 use crate::cluster::plan;
 use crate::config::{self, ClusterIx, Config, OpenFiles, Serves};
-use crate::listener::{ListenerPlan, ListenerSlot};
+use crate::listener::{ListenerIdentity, ListenerPlan, ListenerSlot};
 use crate::reload::files::GeoFiles;
 use crate::route::Routes;
 use crate::snapshot::Snapshot;
@@ -101,7 +101,8 @@ fn work_out(config: Config, question: &Question) -> Result<Answer, String> {
             Serves::Http(http) => Routes::new(&http.routes),
         };
         let (config, slot) = (listener.clone(), ListenerSlot(slot));
-        Arc::new(ListenerPlan { slot, config, routes, tls: None, counts: Arc::default() })
+        let identity = Arc::new(ListenerIdentity::new(slot, config.name.clone()));
+        Arc::new(ListenerPlan { slot, config, routes, tls: None, identity })
     };
     let listeners = config.listeners.iter().zip(0..).map(listener).collect();
     let snapshot = Snapshot { generation: 0, clusters, listeners, geo, config };

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use super::{Code, say};
 use crate::access_log::AccessLog;
 use crate::admin;
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 use crate::control::{self, ControlService, Exit, Start};
+use crate::log::LogFilter;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reload::First;
@@ -70,7 +71,7 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
     };
     let mut first = First::load(args.config.clone(), &tickets, clock.now(), sockets_for).map_err(wrong)?;
     let config = first.snapshot.config.clone();
-    start_log(&config)?;
+    let log_filter = LogFilter::start(&config.log).map_err(wrong)?;
     first.warnings.drain(..).for_each(|warning| say(err, warning));
     let admin = admin::Bound::bind(&config.admin).map_err(wrong)?;
     let access_log = AccessLog::open(&config.log.access).map_err(|error| wrong(format!("access log: {error}")))?;
@@ -88,6 +89,7 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
         access_log,
         clock,
         tickets,
+        log_filter,
         args.config.clone(),
         descriptors,
         clusters,
@@ -136,21 +138,4 @@ impl ShutdownSignalWatch for WhenOver {
         self.0.over().await;
         ShutdownSignal::FastShutdown
     }
-}
-
-fn start_log(config: &Config) -> Result<(), Failure> {
-    use tracing_subscriber::{EnvFilter, fmt, prelude::*};
-    // pingora's own lines say what our events say, or name the inside; its warnings stay off unless asked for.
-    let filter = EnvFilter::try_new(format!(
-        "{},pingora=off,pingora_core=off,pingora_proxy=off,pingora_runtime=off",
-        config.log.level
-    ));
-    let filter = filter.map_err(|error| wrong(format!("log.level: {error}")))?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(lines).try_init(),
-    }
-    .map_err(failed)
 }

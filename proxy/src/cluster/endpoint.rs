@@ -67,6 +67,11 @@ impl EndpointState {
         self.known().votes.clone()
     }
 
+    /// The files no longer name it: no new clients. True when they did until now.
+    pub fn remove(&self, now: Tick) -> bool {
+        self.known().votes.removed(now)
+    }
+
     /// Changes the votes; true when the standing changed by it.
     pub fn vote(&self, change: impl FnOnce(&mut Votes)) -> bool {
         let mut known = self.known();

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::{ClusterPlan, EndpointState};
-use crate::config::{Health, Probe};
+use crate::config::{self, Health, Probe};
 use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -32,6 +32,7 @@ pub struct Probes {
 
 struct Running {
     health: Health,
+    tls: Option<config::UpstreamTls>,
     task: AbortHandle,
 }
 
@@ -45,7 +46,9 @@ impl Probes {
             }
         }
         self.running.retain(|key, running| {
-            let keep = wanted.get(key).is_some_and(|(cluster, _)| cluster.config.health == running.health);
+            let keep = wanted.get(key).is_some_and(|(cluster, _)| {
+                cluster.config.health == running.health && cluster.config.tls == running.tls
+            });
             if !keep {
                 running.task.abort();
             }
@@ -67,7 +70,7 @@ fn start(state: &Arc<State>, cluster: &Arc<ClusterPlan>, member: &Arc<EndpointSt
     let health = cluster.config.health.clone();
     let prober =
         Prober { state: state.clone(), endpoint: member.clone(), health: health.clone(), tls: cluster.tls.clone() };
-    Running { health, task: tokio::spawn(prober.run()).abort_handle() }
+    Running { health, tls: cluster.config.tls.clone(), task: tokio::spawn(prober.run()).abort_handle() }
 }
 
 struct Prober {

@@ -80,12 +80,14 @@ impl Votes {
         self.cast_by_probes(Standing::Up, "not probed", now);
     }
 
-    /// The files no longer name this endpoint.
-    pub fn removed(&mut self, now: Tick) {
-        if self.membership.standing != Standing::Draining {
+    /// The files no longer name this endpoint; true when they did until now.
+    pub fn removed(&mut self, now: Tick) -> bool {
+        let news = self.membership.standing != Standing::Draining;
+        if news {
             self.membership =
                 Vote { standing: Standing::Draining, reason: "removed from the configuration".into(), since: now };
         }
+        news
     }
 
     /// The files name it (again).
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_good_probe_does_not_take_back_a_removal() {
         let mut votes = proven();
-        votes.removed(at(2));
+        assert!(votes.removed(at(2)));
         votes.probe_succeeded(2, at(3));
         assert_eq!(votes.standing(), Standing::Draining);
         votes.configured(at(4));
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn the_worst_vote_counts() {
         let mut votes = proven();
-        votes.removed(at(2));
+        assert!(votes.removed(at(2)));
         (3..6).for_each(|second| votes.probe_failed("refused", 3, at(second)));
         assert_eq!(votes.standing(), Standing::Down);
     }

@@ -163,7 +163,7 @@ impl Passage {
             Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
         let mut trip = Trip::new(state.clone(), Kind::Request, connection.origin.clone());
         trip.generation = snapshot.generation;
-        trip.origin.client.set_ip(forwarding.client);
+        trip.client_is(forwarding.client);
         trip.request = Some(Box::new(RequestFacts {
             method: request.method.to_string(),
             host: host_of(request).to_owned(),
@@ -185,6 +185,9 @@ impl Passage {
         }
         // Our own parser takes upgrades out before pingora sees them; one that it did not see must not pass.
         if !session.is_http2() && head::is_upgrade(&request.headers) {
+            return refuse(Outcome::BadRequest, 400, false);
+        }
+        if request.version == Version::HTTP_11 && host_of(request).is_empty() {
             return refuse(Outcome::BadRequest, 400, false);
         }
         if route::is_ambiguous(request.uri.path()) {

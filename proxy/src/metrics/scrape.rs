@@ -41,7 +41,6 @@ impl Scraper {
 
     /// Bytes relayed, live: those of trips that are over and those of open tunnels.
     fn bytes(&self, state: &State) -> prometheus::Result<Vec<MetricFamily>> {
-        let names = listener_names(&state.snapshot.load());
         let mut sums: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
         for family in state.metrics.closed_bytes.collect() {
             for metric in family.get_metric() {
@@ -61,7 +60,7 @@ impl Scraper {
         }
         state.registry.for_each(|entry| {
             let (to_endpoint, to_client) = entry.bytes();
-            let listener = names.get(&entry.listener).cloned().unwrap_or_default();
+            let listener = entry.listener.name.to_string();
             *sums.entry((listener.clone(), "to-endpoint")).or_default() += to_endpoint;
             *sums.entry((listener, "to-client")).or_default() += to_client;
         });
@@ -83,14 +82,10 @@ impl Scraper {
     }
 }
 
-fn listener_names(snapshot: &Snapshot) -> BTreeMap<crate::listener::ListenerSlot, String> {
-    snapshot.listeners.iter().map(|listener| (listener.slot, listener.name().to_string())).collect()
-}
-
 fn connections(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
     let open = IntGaugeVec::new(Opts::new("warbler_connections", "Downstream connections now."), &["listener"])?;
     for listener in &snapshot.listeners {
-        open.with_label_values(&[&**listener.name()]).set(signed(listener.counts.open.load(Relaxed)));
+        open.with_label_values(&[&**listener.name()]).set(signed(listener.identity.open.load(Relaxed)));
     }
     let tunnels =
         IntGaugeVec::new(Opts::new("warbler_tunnels", "Tunnels now: TCP, and HTTP after an upgrade."), &["cluster"])?;

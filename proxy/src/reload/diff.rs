@@ -27,7 +27,6 @@ pub fn at_next_start(before: &Config, after: &Config) -> Vec<String> {
     key("edge.workers", before.edge.workers != after.edge.workers);
     key("admin.bind", before.admin.bind != after.admin.bind);
     key("admin.socket", before.admin.socket != after.admin.socket);
-    key("log.level", before.log.level != after.log.level);
     key("log.format", before.log.format != after.log.format);
     key("log.access", before.log.access != after.log.access);
     keys
