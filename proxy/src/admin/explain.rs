@@ -88,6 +88,8 @@ pub struct Locality {
     pub distance_km: Option<f64>,
     pub distance_band: Option<u32>,
     pub rtt_ms: Option<f64>,
+    /// `false`: nothing was measured, the figure is the prior by distance.
+    pub rtt_measured: bool,
     pub rtt_band: Option<u8>,
     pub priority: u32,
     pub load_percent: u32,
@@ -143,7 +145,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
             strict: explanation.strict,
             cell: cell.to_string(),
         },
-        localities: explanation.localities.iter().map(locality).collect(),
+        localities: explanation.localities.iter().map(|explained| locality(cluster, explained)).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
             endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
@@ -200,7 +202,8 @@ fn place(located: &Located) -> Place {
     }
 }
 
-fn locality(explained: &policies::LocalityExplained) -> Locality {
+fn locality(cluster: &ClusterPlan, explained: &policies::LocalityExplained) -> Locality {
+    let rtt = cluster.rtts[usize::from(explained.locality.0)];
     Locality {
         name: explained.name.to_string(),
         tier: explained.tier.map(|tier| usize::from(tier) + 1),
@@ -208,6 +211,7 @@ fn locality(explained: &policies::LocalityExplained) -> Locality {
         distance_km: explained.distance_km.map(f64::round),
         distance_band: explained.distance_band,
         rtt_ms: explained.rtt_ms,
+        rtt_measured: rtt.is_some_and(|rtt| rtt.measured),
         rtt_band: explained.rtt_band,
         priority: explained.priority,
         load_percent: explained.load_percent,
@@ -282,7 +286,13 @@ impl fmt::Display for Locality {
         );
         let rtt = self.rtt_ms.map_or_else(
             || "-".to_owned(),
-            |ms| format!("{ms:.1} ms{}", band(self.rtt_band.map(|band| band.to_string()))),
+            |ms| {
+                format!(
+                    "{}{ms:.1} ms{}",
+                    if self.rtt_measured { "" } else { "~" },
+                    band(self.rtt_band.map(|band| band.to_string()))
+                )
+            },
         );
         let tier = self.tier.map_or_else(|| "never".to_owned(), |tier| tier.to_string());
         let panic = if self.panic { " panic" } else { "" };

@@ -67,6 +67,7 @@ fn cluster(state: &State, plan: &ClusterPlan) -> Value {
             "name": &*locality.name,
             "priority": locality.priority,
             "rtt_ms": locality.rtt_ms,
+            "rtt_measured": plan.rtts[usize::from(ix)].is_some_and(|rtt| rtt.measured),
             "rtt_band": locality.rtt_band,
             "endpoints": here.map(|(configured, member)| {
                 endpoint(state, member, &configured.name, Some(configured.weight.get()))

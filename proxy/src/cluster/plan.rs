@@ -31,6 +31,8 @@ pub struct ClusterPlan {
     pub members: Vec<Arc<EndpointState>>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
+    /// By `LocalityIx`, as they were when this plan was built.
+    pub rtts: Vec<Option<LocalityRtt>>,
     plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
@@ -46,7 +48,7 @@ impl ClusterPlan {
     ) -> ClusterPlan {
         let (members, endpoints) = members(config, &state, now);
         let rtts = rtts(config, edge, &members, &endpoints);
-        let localities = localities(config, &rtts, &state.bands(config, &rtts));
+        let localities = localities(config, &rtts, &state.bands(config, &durations(&rtts)));
         let view = ClusterView {
             endpoints,
             localities,
@@ -60,6 +62,7 @@ impl ClusterPlan {
             members,
             view,
             tls,
+            rtts,
             plans: ArcSwap::default(),
             compiling: Mutex::new(()),
         }
@@ -75,7 +78,7 @@ impl ClusterPlan {
 
     /// One round of RTT measurement; true when a locality changed its band.
     pub fn measure(&self, edge: &config::Edge) -> bool {
-        self.state.update_bands(&rtts(&self.config, edge, &self.members, &self.view.endpoints))
+        self.state.update_bands(&durations(&rtts(&self.config, edge, &self.members, &self.view.endpoints)))
     }
 
     /// Compiles the classes that `before` knew, so that no worker has to.
@@ -215,28 +218,41 @@ fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {
     }
 }
 
-/// The RTT of each locality: the lowest measured of its endpoints, else the prior by distance, else unknown.
+/// The round trip to one locality: the lowest measured of its endpoints, else the prior by distance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LocalityRtt {
+    pub rtt: Duration,
+    pub measured: bool,
+}
+
 fn rtts(
     config: &config::Cluster,
     edge: &config::Edge,
     members: &[Arc<EndpointState>],
     endpoints: &[Endpoint],
-) -> Vec<Option<Duration>> {
-    let measured = |ix: u16| -> Option<Duration> {
+) -> Vec<Option<LocalityRtt>> {
+    let measured = |ix: u16| -> Option<LocalityRtt> {
         let here = endpoints.iter().zip(members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
-        here.filter_map(|(_, member)| member.rtt(config.rtt.from)).min()
+        let lowest = here.filter_map(|(_, member)| member.rtt(config.rtt.from)).min();
+        lowest.map(|rtt| LocalityRtt { rtt, measured: true })
     };
-    let prior =
-        |locality: &config::Locality| Some(policies::prior_rtt(great_circle_km(edge.location?, locality.location?)));
+    let prior = |locality: &config::Locality| -> Option<LocalityRtt> {
+        let rtt = policies::prior_rtt(great_circle_km(edge.location?, locality.location?));
+        Some(LocalityRtt { rtt, measured: false })
+    };
     config.localities.iter().zip(0u16..).map(|(locality, ix)| measured(ix).or_else(|| prior(locality))).collect()
 }
 
-fn localities(config: &config::Cluster, rtts: &[Option<Duration>], bands: &[Option<u8>]) -> Vec<Locality> {
-    let locality = |((locality, rtt), band): ((&config::Locality, &Option<Duration>), &Option<u8>)| Locality {
+fn durations(rtts: &[Option<LocalityRtt>]) -> Vec<Option<Duration>> {
+    rtts.iter().map(|known| known.map(|known| known.rtt)).collect()
+}
+
+fn localities(config: &config::Cluster, rtts: &[Option<LocalityRtt>], bands: &[Option<u8>]) -> Vec<Locality> {
+    let locality = |((locality, rtt), band): ((&config::Locality, &Option<LocalityRtt>), &Option<u8>)| Locality {
         name: locality.name.clone(),
         priority: locality.priority,
         rtt_band: *band,
-        rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
     };
     config.localities.iter().zip(rtts).zip(bands).map(locality).collect()
 }
