@@ -11,7 +11,6 @@ pub mod status;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,8 +103,11 @@ fn open_unix(path: &Path) -> Result<(UnixListener, PathBuf), AdminError> {
         }
         std::fs::remove_file(path).map_err(failed)?;
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    // Closed to others from its first moment, whatever the folder is like.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    let listener = bound.map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok((listener, path.to_owned()))
 }

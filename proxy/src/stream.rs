@@ -94,8 +94,9 @@ pub struct Stream {
     io: Io,
     /// Read from the socket already, and to be read again first.
     unread: BytesMut,
-    /// Written by the session, not yet by us.
-    unsent: BytesMut,
+    /// Written by the session; the first `sent` bytes of it by us, too.
+    unsent: Vec<u8>,
+    sent: usize,
     http2: bool,
     socket: Option<Arc<SocketDigest>>,
     connection: Option<Arc<ProxyDigest>>,
@@ -103,7 +104,15 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(io: Io) -> Stream {
-        Stream { io, unread: BytesMut::new(), unsent: BytesMut::new(), http2: false, socket: None, connection: None }
+        Stream {
+            io,
+            unread: BytesMut::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            http2: false,
+            socket: None,
+            connection: None,
+        }
     }
 
     /// Puts bytes back in front of what the socket will give.
@@ -134,13 +143,16 @@ impl Stream {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.unsent.is_empty() {
-            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.unsent))?;
+        while self.sent < self.unsent.len() {
+            let sent = ready!(Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent..]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.unsent.advance(sent);
+            self.sent += sent;
         }
+        // Keeps its room: the next answer is of about the same size.
+        self.unsent.clear();
+        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 }

@@ -45,23 +45,30 @@ impl Forwarding {
         }
     }
 
+    /// The fields for the next hop, given those that came; `None` removes one.
+    pub fn fields(&self, given: &HeaderMap, hop: SocketAddr, host: &str) -> [(HeaderName, Option<HeaderValue>); 6] {
+        let hop = hop.ip().to_canonical();
+        let believed = |name: &HeaderName| self.trusted.then(|| given.get_all(name)).into_iter().flatten();
+        let element = format!("for={};proto={}{}", node(hop), self.proto, host_parameter(host));
+        let given_host = believed(&X_FORWARDED_HOST).next().cloned();
+        [
+            (X_FORWARDED_FOR, value(&appended(believed(&X_FORWARDED_FOR), &hop.to_string()))),
+            (header::FORWARDED, value(&appended(believed(&header::FORWARDED), &element))),
+            (X_FORWARDED_PROTO, Some(HeaderValue::from_static(self.proto))),
+            (X_FORWARDED_HOST, given_host.or_else(|| value(host).filter(|_| !host.is_empty()))),
+            (X_REAL_IP, value(&self.client.to_string())),
+            (X_REQUEST_ID, value(&self.request_id)),
+        ]
+    }
+
     /// Writes the fields for the next hop.
     pub fn write(&self, headers: &mut HeaderMap, hop: SocketAddr, host: &str) {
-        if !self.trusted {
-            for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_REAL_IP, header::FORWARDED] {
-                headers.remove(name);
+        for (name, value) in self.fields(headers, hop, host) {
+            match value {
+                Some(value) => drop(headers.insert(name, value)),
+                None => drop(headers.remove(name)),
             }
         }
-        let hop = hop.ip().to_canonical();
-        append(headers, &X_FORWARDED_FOR, &hop.to_string());
-        let element = format!("for={};proto={}{}", node(hop), self.proto, host_parameter(host));
-        append(headers, &header::FORWARDED, &element);
-        set(headers, X_FORWARDED_PROTO, self.proto);
-        if !headers.contains_key(X_FORWARDED_HOST) && !host.is_empty() {
-            set(headers, X_FORWARDED_HOST, host);
-        }
-        set(headers, X_REAL_IP, &self.client.to_string());
-        set(headers, X_REQUEST_ID, &self.request_id);
     }
 }
 
@@ -126,22 +133,20 @@ fn host_parameter(host: &str) -> String {
     }
 }
 
-fn append(headers: &mut HeaderMap, name: &HeaderName, element: &str) {
-    let before: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    let all = if before.is_empty() { element.to_owned() } else { format!("{}, {element}", before.join(", ")) };
-    set(headers, name.clone(), &all);
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Everything written here was a header value before, or is made of address characters.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
+fn appended<'h>(before: impl Iterator<Item = &'h HeaderValue>, element: &str) -> String {
+    let mut list = String::with_capacity(64);
+    for given in before.filter_map(|value| value.to_str().ok()) {
+        list.push_str(given);
+        list.push_str(", ");
     }
+    list.push_str(element);
+    list
 }
 
-/// Every field that [`Forwarding::write`] sets or removes.
-pub const WRITTEN: [HeaderName; 6] =
-    [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_REAL_IP, X_REQUEST_ID, header::FORWARDED];
+/// Everything written here was a header value before, or is made of address characters.
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::TcpKeepalive;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -21,6 +22,7 @@ use crate::pick::pick;
 use crate::prelude::head;
 use crate::route;
 use crate::snapshot::Snapshot;
+use crate::sys;
 use crate::trip::{Kind, Outcome, RequestFacts, Trip};
 use crate::upstream::MAX_TRIES;
 
@@ -247,10 +249,9 @@ impl Passage {
 
     fn forward(&self, downstream: &RequestHeader, upstream: &mut RequestHeader) -> Result<()> {
         let Some(begun) = &self.begun else { return Err(unrouted()) };
-        let mut headers = upstream.headers.clone();
-        begun.forwarding.write(&mut headers, begun.connection.origin.client, host_of(downstream));
-        for name in super::forwarded::WRITTEN {
-            match headers.get(&name) {
+        let hop = begun.connection.origin.client;
+        for (name, value) in begun.forwarding.fields(&upstream.headers, hop, host_of(downstream)) {
+            match value {
                 Some(value) => upstream.insert_header(name, value)?,
                 None => {
                     upstream.remove_header(&name);
@@ -318,6 +319,12 @@ fn peer(cluster: &ClusterPlan, address: std::net::SocketAddr) -> HttpPeer {
     options.read_timeout = Some(config.response_timeout);
     options.idle_timeout = Some(UPSTREAM_IDLE);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    options.tcp_keepalive = (!config.tcp.keepalive.is_zero()).then_some(TcpKeepalive {
+        idle: config.tcp.keepalive,
+        interval: sys::KEEPALIVE_INTERVAL,
+        count: sys::KEEPALIVE_PROBES as usize,
+        user_timeout: config.tcp.user_timeout,
+    });
     if config.http == UpstreamHttp::V2 {
         options.set_http_version(2, 2);
     }
