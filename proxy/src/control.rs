@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
 use crate::leave::{self, ORDERS, Order};
-use crate::reload::Reloader;
+use crate::reload::{Reloader, forget_unused};
 use crate::sockets::Prepared;
 use crate::state::{Phase, State};
 use crate::stop::{self, Stopped};
@@ -166,6 +166,7 @@ fn on_beat(state: &State) {
     if changed {
         state.steering_changed.notify_one();
     }
+    forget_unused(state, &snapshot);
 }
 
 /// The signals that the process understands.

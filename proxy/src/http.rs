@@ -126,7 +126,8 @@ async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
         HeadError::TooSlow { began: false } => return trip.fail(Outcome::TooSlow, error),
         HeadError::TooSlow { began: true } => (Outcome::TooSlow, 408),
         HeadError::TooLarge => (Outcome::BadRequest, 431),
-        HeadError::Malformed => (Outcome::BadRequest, 400),
+        HeadError::Malformed(_) => (Outcome::BadRequest, 400),
+        HeadError::Connect => (Outcome::BadRequest, 405),
         HeadError::Ended => return trip.fail(Outcome::ClientClosed, error),
     };
     trip.fail(outcome, error);

@@ -25,6 +25,8 @@ pub struct ListenerPlan {
     /// Empty on a tcp listener.
     pub routes: Routes,
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Listeners of the snapshot before whose sockets this one has now.
+    pub took_over: Vec<ListenerSlot>,
     pub identity: Arc<ListenerIdentity>,
 }
 

@@ -4,3 +4,4 @@
 
 pub mod head;
 pub mod proxy_protocol;
+pub mod sound;

@@ -110,7 +110,7 @@ impl First {
         let mut clusters = BTreeMap::new();
         let warnings = resolved.loaded.warnings.clone();
         let files = resolved.files.clone();
-        let snapshot = Arc::new(compile(resolved, 1, &slots, &mut clusters, None, now));
+        let snapshot = Arc::new(compile(resolved, 1, &slots, &prepared, &mut clusters, None, now));
         Ok(First { snapshot, clusters, warnings, prepared, slots, geo_files, files, sockets })
     }
 
@@ -155,7 +155,10 @@ impl Reloader {
 
     /// Reads the files again if they differ from what was seen last.
     pub async fn reload_if_changed(&mut self, state: &Arc<State>) {
-        let changed = self.seen.has_changed();
+        let mut seen = std::mem::take(&mut self.seen);
+        let looking = tokio::task::spawn_blocking(move || (seen.has_changed(), seen));
+        let Ok((changed, seen)) = looking.await else { return events::task_panicked("watch") };
+        self.seen = seen;
         if changed {
             // The result is in the log, the metrics and the status.
             self.reload(state, "file").await.ok();
@@ -172,7 +175,7 @@ impl Reloader {
         let result = match self.resolve(state).await {
             Ok(resolved) => self.publish(state, &running, resolved, trigger, started).await,
             Err(refused) => {
-                self.seen.look_again(&refused.files);
+                self.seen.was_refused(refused.files.clone());
                 Err(refused.text("the running config was kept"))
             }
         };
@@ -240,7 +243,8 @@ impl Reloader {
         let at_next_start = diff::at_next_start(&running.config, &resolved.loaded.config);
         let snapshot = {
             let mut clusters = state.clusters();
-            Arc::new(compile(resolved, generation, &self.slots, &mut clusters, Some(running), state.clock.now()))
+            let now = state.clock.now();
+            Arc::new(compile(resolved, generation, &self.slots, &prepared, &mut clusters, Some(running), now))
         };
         state.snapshot.store(snapshot.clone());
         if running.config.log.level != snapshot.config.log.level
@@ -343,7 +347,8 @@ fn is_named(config: Option<&config::Cluster>, origin: &config::Address) -> bool 
     })
 }
 
-fn forget_unused(state: &State, snapshot: &Snapshot) {
+/// Endpoints that the files no longer name, and that the last tunnel has left.
+pub fn forget_unused(state: &State, snapshot: &Snapshot) {
     state.clusters().retain(|name, cluster| {
         let plan = snapshot.clusters.iter().find(|plan| plan.config.name == *name);
         cluster.forget_unused(plan.map(|plan| &plan.config), plan.map_or(&[], |plan| &plan.members));
@@ -373,11 +378,14 @@ impl Refused {
 
 fn resolve(path: &std::path::Path, tickets: &Tickets, geo_files: &mut GeoFiles) -> Result<Resolved, Refused> {
     let loaded = config::load(path, OpenFiles::Yes).map_err(|report| {
-        let files = report.problems.iter().map(|problem| problem.file.clone()).collect();
+        // What is wrong may be a file that it names: that one is to be watched, too.
+        let files =
+            config::load(path, OpenFiles::No).map_or_else(|_| Vec::new(), |loaded| files::named_files(&loaded.config));
         Refused { problems: Vec::new(), report: Some(report), files }
     })?;
     let config = &loaded.config;
-    let files = FileState::of(config);
+    let named = files::named_files(config);
+    let files = FileState::look(path, named.clone()).as_loaded(&loaded.sources);
     let mut problems = Vec::new();
     let listener_tls = config
         .listeners
@@ -409,7 +417,7 @@ fn resolve(path: &std::path::Path, tickets: &Tickets, geo_files: &mut GeoFiles) 
         Arc::default()
     });
     if !problems.is_empty() {
-        return Err(Refused { problems, report: None, files: files.paths() });
+        return Err(Refused { problems, report: None, files: named });
     }
     Ok(Resolved { listener_tls, cluster_tls, geo, files, loaded })
 }
@@ -418,6 +426,7 @@ fn compile(
     resolved: Resolved,
     generation: u64,
     slots: &Slots,
+    prepared: &Prepared,
     clusters: &mut BTreeMap<Name, Arc<ClusterState>>,
     before: Option<&Snapshot>,
     now: policies::Tick,
@@ -439,11 +448,13 @@ fn compile(
             Serves::Tcp { .. } => Routes::default(),
             Serves::Http(http) => Routes::new(&http.routes),
         };
+        let slot = slots.of(&listener.name);
         Arc::new(ListenerPlan {
-            slot: slots.of(&listener.name),
+            slot,
             config: listener.clone(),
             routes,
             tls,
+            took_over: prepared.given_to(slot),
             identity: slots.identity(&listener.name),
         })
     };

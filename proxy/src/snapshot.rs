@@ -38,4 +38,10 @@ impl Snapshot {
     pub fn listener(&self, slot: ListenerSlot) -> Option<&Arc<ListenerPlan>> {
         self.listeners.iter().find(|listener| listener.slot == slot)
     }
+
+    /// Who serves a connection that was accepted on a socket of this slot. A worker hears of a socket's new owner a
+    /// moment after the snapshot that names it is published; until then the slot is the old owner's.
+    pub fn listener_for(&self, slot: ListenerSlot) -> Option<&Arc<ListenerPlan>> {
+        self.listener(slot).or_else(|| self.listeners.iter().find(|listener| listener.took_over.contains(&slot)))
+    }
 }

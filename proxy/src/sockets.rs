@@ -35,6 +35,14 @@ pub struct Prepared {
     fresh: BTreeMap<SocketKey, OpenSocket>,
 }
 
+impl Prepared {
+    /// The listeners that give a socket to this one.
+    pub fn given_to(&self, slot: ListenerSlot) -> Vec<ListenerSlot> {
+        let moved = self.keep.iter().filter(|(key, old)| key.slot == slot && old.slot != slot);
+        moved.map(|(_, old)| old.slot).collect()
+    }
+}
+
 /// A socket that cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[error("listener `{listener}` cannot listen on {address}: {cause}")]

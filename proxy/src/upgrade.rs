@@ -24,7 +24,7 @@ use crate::stream::{Io, Stream};
 use crate::trip::{Kind, Outcome, RequestFacts, Trip};
 use crate::tunnel::{Framing, Tunnel};
 use crate::upstream::{self, Reached};
-use response::{Response, ResponseError};
+use response::{RelayError, Response, ResponseError};
 
 /// Fields that belong to one hop (RFC 9110 section 7.6.1), and are never passed on.
 const HOP_BY_HOP: [&str; 8] = [
@@ -143,9 +143,12 @@ impl Upgrade {
         let response = self.ask(&mut upstream, stream, cluster, connection).await?;
         set_status(trip, response.status.as_u16());
         if response.status != StatusCode::SWITCHING_PROTOCOLS {
-            let relayed = response.relay_framed(&mut upstream, stream, &self.head.method).await;
-            trip.picked.take();
-            return Ok(Negotiated::Answered(relayed.map_or(Outcome::ClientReset, |()| Outcome::Answered)));
+            let patience = cluster.config.response_timeout;
+            return match response.relay_framed(&mut upstream, stream, &self.head.method, patience).await {
+                Ok(()) => Ok(Negotiated::Answered(Outcome::Answered)),
+                Err(error @ RelayError::Client(_)) => Err(refusal(Outcome::ClientReset, 0, error)),
+                Err(error) => Err(refusal(Outcome::BadAnswer, 0, error)),
+            };
         }
         let protocol = self.agreed(&response)?;
         let head = switching(&response, &protocol, &self.forwarding);

@@ -119,7 +119,10 @@ impl Service for WorkerService {
 async fn accept_loop(worker: Arc<Worker>, slot: ListenerSlot, listener: TcpListener, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((tcp, peer)) => worker.admit(slot, tcp, peer),
+            Ok((tcp, peer)) => {
+                worker.goes_on(slot);
+                worker.admit(slot, tcp, peer);
+            }
             Err(error) if sys::is_exhaustion(&error) => worker.rest(slot, &error).await,
             Err(error) => events::accept_failed(&worker.name_of(slot), &error),
         }
@@ -134,7 +137,7 @@ impl Worker {
     /// Checks the limits, before anything is allocated for the connection, and starts to serve it.
     fn admit(self: &Arc<Self>, slot: ListenerSlot, tcp: TcpStream, peer: SocketAddr) {
         let snapshot = self.state.snapshot.load_full();
-        let Some(plan) = snapshot.listener(slot).cloned() else { return };
+        let Some(plan) = snapshot.listener_for(slot).cloned() else { return };
         self.state.metrics.accepted(plan.name());
         if let Some(why) = self.over_limit(&plan, &snapshot.config) {
             return events::refused(&self.state, plan.name(), why);
@@ -157,15 +160,21 @@ impl Worker {
         self.state.snapshot.load().listener(slot).map(|plan| plan.name().clone()).unwrap_or_default()
     }
 
-    /// Descriptors ran out: stop taking more until some have come back.
+    /// Descriptors ran out: stop taking more until some have come back. Said once, however often it is tried.
     async fn rest(&self, slot: ListenerSlot, error: &std::io::Error) {
         let name = self.name_of(slot);
         if !self.state.out_of_descriptors.swap(true, Relaxed) {
             events::accept_paused(&self.state, &name, error);
         }
         tokio::time::sleep(REST).await;
-        if self.state.out_of_descriptors.swap(false, Relaxed) {
-            events::accept_resumed(&name);
+    }
+
+    /// A connection was accepted: if descriptors had run out, some have come back.
+    fn goes_on(&self, slot: ListenerSlot) {
+        let state = &self.state;
+        // Read before it is written: workers do not take this line of memory from each other on every accept.
+        if state.out_of_descriptors.load(Relaxed) && state.out_of_descriptors.swap(false, Relaxed) {
+            events::accept_resumed(&self.name_of(slot));
         }
     }
 }

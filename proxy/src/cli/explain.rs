@@ -102,7 +102,7 @@ fn work_out(config: Config, question: &Question) -> Result<Answer, String> {
         };
         let (config, slot) = (listener.clone(), ListenerSlot(slot));
         let identity = Arc::new(ListenerIdentity::new(slot, config.name.clone()));
-        Arc::new(ListenerPlan { slot, config, routes, tls: None, identity })
+        Arc::new(ListenerPlan { slot, config, routes, tls: None, took_over: Vec::new(), identity })
     };
     let listeners = config.listeners.iter().zip(0..).map(listener).collect();
     let snapshot = Snapshot { generation: 0, clusters, listeners, geo, config };

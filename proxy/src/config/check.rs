@@ -58,7 +58,7 @@ pub fn load_text(name: &str, text: &str, open: OpenFiles) -> Result<Loaded, Repo
 }
 
 fn judge(reading: Reading, open: OpenFiles) -> Result<Loaded, Report> {
-    let Reading { gathered, sources, mut problems, refused, incomplete } = reading;
+    let Reading { gathered, sources, mut problems, refused, incomplete, include_folders: _ } = reading;
     let mut config = None;
     if !incomplete {
         let mut findings = Findings::new(&sources, &refused, open);

@@ -51,6 +51,8 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// What was already reported and taken out, so that nobody complains that it is missing.
     pub refused: Refused,
+    /// Where `include` looks: a file that appears there may belong to the configuration.
+    pub include_folders: Vec<PathBuf>,
     /// A file could not be read or is not TOML: what the files mean together cannot be judged.
     pub incomplete: bool,
 }
@@ -102,6 +104,7 @@ impl Reading {
         let mut files = Vec::new();
         for pattern in include {
             let folder = folder_of(self.sources.path(main)).to_owned();
+            self.include_folders.push(folder_of(&folder.join(pattern.as_str())).to_owned());
             match matching(&folder, pattern) {
                 Ok(paths) => {
                     for path in paths {

@@ -218,11 +218,15 @@ impl Passage {
         match pick(&begun.connection.worker.state, cluster, &client, PickKind::Request, &self.tried) {
             Ok((picked, ix)) => {
                 begun.trip.tries += 1;
+                // A try before this one may have failed; that is not how the request ends.
+                (begun.trip.outcome, begun.trip.detail) = (Outcome::Dropped, None);
                 let peer = peer(cluster, picked.endpoint.address);
                 begun.trip.picked = Some(picked);
                 self.last_tried = Some(ix);
                 Ok(Box::new(peer))
             }
+            // As for tunnels: the endpoints that were tried and failed say more than that there is no further one.
+            Err(_no_further) if begun.trip.tries > 0 => Error::e_explain(ErrorType::HTTPStatus(502), "none connected"),
             Err(no_pick) => {
                 begun.trip.fail(Outcome::NoEndpoint, no_pick);
                 Error::e_explain(ErrorType::HTTPStatus(503), "no endpoint")
@@ -279,8 +283,10 @@ impl Passage {
             (_, ErrorSource::Downstream) => (Outcome::BadRequest, 400),
             _ => (Outcome::BadAnswer, 500),
         };
-        let outcome = if begun.trip.outcome == Outcome::ConnectFailed { Outcome::ConnectFailed } else { outcome };
-        begun.trip.fail(outcome, e.etype().as_str());
+        // What a failed try or pick said of it is more than that it failed.
+        if !matches!(begun.trip.outcome, Outcome::ConnectFailed | Outcome::NoEndpoint) {
+            begun.trip.fail(outcome, e.etype().as_str());
+        }
         status
     }
 

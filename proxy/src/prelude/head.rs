@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::sound;
 use crate::registry::Entry;
 use crate::stream::Stream;
 
@@ -40,8 +41,10 @@ pub enum HeadError {
     TooSlow { began: bool },
     #[error("request head is too large")]
     TooLarge,
-    #[error("not a valid HTTP/1 request head")]
-    Malformed,
+    #[error("not a valid HTTP/1 request head: {0}")]
+    Malformed(&'static str),
+    #[error("CONNECT is not served")]
+    Connect,
     #[error("connection ended inside the request head")]
     Ended,
 }
@@ -79,7 +82,7 @@ pub async fn next(stream: &mut Stream, buffer: &mut BytesMut, limits: HeadLimits
             match examine(buffer, limits.http2) {
                 Examined::Incomplete if buffer.len() > limits.max_head => return Next::Refused(HeadError::TooLarge),
                 Examined::Incomplete => {}
-                Examined::Malformed => return Next::Refused(HeadError::Malformed),
+                Examined::Refused(error) => return Next::Refused(error),
                 Examined::Head { length, .. } if length > limits.max_head => return Next::Refused(HeadError::TooLarge),
                 Examined::Head { upgrade, .. } => return upgrade.map_or(Next::Request, Next::Upgrade),
                 Examined::Http2 => return Next::Http2,
@@ -107,7 +110,7 @@ pub async fn next(stream: &mut Stream, buffer: &mut BytesMut, limits: HeadLimits
 
 enum Examined {
     Incomplete,
-    Malformed,
+    Refused(HeadError),
     Http2,
     Head { length: usize, upgrade: Option<Box<UpgradeHead>> },
 }
@@ -120,13 +123,24 @@ fn examine(bytes: &[u8], http2: bool) -> Examined {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => match upgrade(&request, length) {
+        Ok(httparse::Status::Complete(length)) => match sort(&request, length) {
             Ok(upgrade) => Examined::Head { length, upgrade },
-            Err(HeadIsWrong) => Examined::Malformed,
+            Err(error) => Examined::Refused(error),
         },
         Ok(httparse::Status::Partial) => Examined::Incomplete,
-        Err(_) => Examined::Malformed,
+        Err(httparse::Error::TooManyHeaders) => Examined::Refused(HeadError::TooLarge),
+        Err(_) => Examined::Refused(HeadError::Malformed("its syntax")),
     }
+}
+
+fn sort(request: &httparse::Request<'_, '_>, length: usize) -> Result<Option<Box<UpgradeHead>>, HeadError> {
+    if request.method == Some("CONNECT") {
+        return Err(HeadError::Connect);
+    }
+    if let Some(flaw) = sound::flaw(request) {
+        return Err(HeadError::Malformed(flaw));
+    }
+    upgrade(request, length).map_err(|HeadIsWrong| HeadError::Malformed("a field of the upgrade"))
 }
 
 struct HeadIsWrong;
@@ -172,7 +186,8 @@ mod tests {
     fn check(bytes: &[u8], want: &str) {
         let got = match examine(bytes, true) {
             Examined::Incomplete => "incomplete".to_owned(),
-            Examined::Malformed => "malformed".to_owned(),
+            Examined::Refused(HeadError::Malformed(_)) => "malformed".to_owned(),
+            Examined::Refused(error) => error.to_string(),
             Examined::Http2 => "http2".to_owned(),
             Examined::Head { length, upgrade } => {
                 let end = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
@@ -195,16 +210,18 @@ mod tests {
         check(b"PRI * HT", "incomplete");
         check(b"\x16\x03\x01\x02\x00", "malformed");
         check(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", "malformed");
+        check(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "malformed");
+        check(b"CONNECT a:22 HTTP/1.1\r\nHost: a:22\r\n\r\n", "CONNECT is not served");
     }
 
     #[test]
     fn an_upgrade_needs_both_fields_and_http_1_1() {
-        check(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", "request");
+        check(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", "request");
         check(b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", "request");
     }
 
     #[test]
     fn an_upgrade_to_http2_is_a_plain_request() {
-        check(b"GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", "request");
+        check(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", "request");
     }
 }

@@ -1,10 +1,12 @@
 //! The endpoint's answer to an upgrade request.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::{strip_hop_by_hop, write_fields};
 use crate::prelude::head::tokens;
@@ -26,12 +28,23 @@ pub struct Response {
 pub enum ResponseError {
     #[error("connection to the endpoint broke: {0}")]
     Broken(#[from] io::Error),
-    #[error("endpoint closed before it answered")]
+    #[error("endpoint closed before its answer was complete")]
     Ended,
     #[error("endpoint's answer is not HTTP/1.1")]
     NotHttp,
     #[error("head of the endpoint's answer is larger than {MAX_HEAD} bytes")]
     TooLarge,
+}
+
+/// Why a refusal did not reach the client whole.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error("client left inside the answer: {0}")]
+    Client(io::Error),
+    #[error("inside the answer: {0}")]
+    Endpoint(ResponseError),
+    #[error("endpoint stalled inside its answer")]
+    Stalled,
 }
 
 impl Response {
@@ -59,13 +72,40 @@ impl Response {
         }
     }
 
-    /// Passes a refusal on as what it is: a response with a length, after which the client's connection ends.
-    pub async fn relay_framed(&self, upstream: &mut Stream, client: &mut Stream, method: &Method) -> io::Result<()> {
+    /// Passes a refusal on as what it is: a response with a length, after which the client's connection ends. Each part
+    /// goes out as it comes; the next one may take `patience`.
+    pub async fn relay_framed(
+        &self,
+        upstream: &mut Stream,
+        client: &mut Stream,
+        method: &Method,
+        patience: Duration,
+    ) -> Result<(), RelayError> {
         let mut left = Body::of(self, method);
+        client.write_all(&self.framed_head(&left)).await.map_err(RelayError::Client)?;
+        let mut chunk = BytesMut::from(&self.behind[..]);
+        loop {
+            let take = left.take(&chunk);
+            client.write_all(&chunk[..take]).await.map_err(RelayError::Client)?;
+            client.flush().await.map_err(RelayError::Client)?;
+            if left.is_complete() {
+                return Ok(());
+            }
+            chunk.clear();
+            let read = timeout(patience, upstream.read_buf(&mut chunk)).await;
+            match read.map_err(|_elapsed| RelayError::Stalled)? {
+                Ok(0) if matches!(left, Body::UntilClose) => return Ok(()),
+                Ok(0) => return Err(RelayError::Endpoint(ResponseError::Ended)),
+                Ok(_) => {}
+                Err(error) => return Err(RelayError::Endpoint(error.into())),
+            }
+        }
+    }
+
+    fn framed_head(&self, body: &Body) -> Vec<u8> {
         let mut headers = self.headers.clone();
-        let chunked = matches!(left, Body::Chunked(_));
         strip_hop_by_hop(&mut headers);
-        if chunked {
+        if matches!(body, Body::Chunked(_)) {
             headers.remove(header::CONTENT_LENGTH);
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
@@ -74,17 +114,7 @@ impl Response {
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
         write_fields(&mut head, &headers);
         head.extend(b"\r\n");
-        client.write_all(&head).await?;
-        let mut chunk = BytesMut::from(&self.behind[..]);
-        loop {
-            let take = left.take(&chunk);
-            client.write_all(&chunk[..take]).await?;
-            chunk.clear();
-            if left.is_complete() || upstream.read_buf(&mut chunk).await? == 0 {
-                break;
-            }
-        }
-        client.flush().await
+        head
     }
 }
 
