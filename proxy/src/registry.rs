@@ -112,6 +112,10 @@ impl Entry {
         // A connection becomes a tunnel once; a second call would be a bug of ours and changes nothing.
         self.endpoint.set(endpoint).ok();
         self.idle_limit_ms.store(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX), Relaxed);
+        // Picked before a reload took the endpoint away, connected after its tunnels were asked to leave.
+        if self.endpoint().is_some_and(|endpoint| endpoint.is_removed()) {
+            self.tell(Command::Leave(LeaveReason::EndpointRemoved));
+        }
     }
 
     pub fn endpoint(&self) -> Option<&Arc<EndpointState>> {
@@ -211,12 +215,17 @@ impl Registry {
     }
 
     pub fn register(self: &Arc<Self>, worker: usize, listener: Arc<ListenerIdentity>) -> Registered {
-        let entry = Arc::new(Entry::new(self.next_id.fetch_add(1, Relaxed), listener));
+        let entry = Arc::new(Entry::new(self.next_id(), listener));
         let shard = worker % self.shards.len();
         let key = self.lock(shard).insert(entry.clone());
         self.connections.fetch_add(1, Relaxed);
         entry.listener.open.fetch_add(1, Relaxed);
         Registered { registry: self.clone(), shard, key, entry }
+    }
+
+    /// A number that no other connection of this process has.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
     }
 
     /// Downstream connections now.

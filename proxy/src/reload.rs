@@ -69,6 +69,8 @@ pub struct Reloader {
     geo_files: GeoFiles,
     /// The files as they were when last read, refused or not.
     seen: FileState,
+    /// The files of the running configuration.
+    published: FileState,
     probes: Probes,
     lookups: Lookups,
     sockets: Sockets,
@@ -119,7 +121,8 @@ impl First {
             path,
             slots: self.slots,
             geo_files: self.geo_files,
-            seen: self.files,
+            seen: self.files.clone(),
+            published: self.files,
             probes: Probes::default(),
             lookups: Lookups::default(),
             sockets: self.sockets,
@@ -217,8 +220,9 @@ impl Reloader {
         trigger: &'static str,
         started: Instant,
     ) -> Result<u64, String> {
-        let files_changed = self.seen.differs_in_named_files(&resolved.files);
-        self.seen = resolved.files.clone();
+        let files_changed = self.published.differs_in_named_files(&resolved.files);
+        let files = resolved.files.clone();
+        self.seen = files.clone();
         let mut changes = diff::changes(&running.config, &resolved.loaded.config);
         if files_changed {
             changes.push("files: certificates, databases or other named files have new contents".into());
@@ -247,6 +251,7 @@ impl Reloader {
             Arc::new(compile(resolved, generation, &self.slots, &prepared, &mut clusters, Some(running), now))
         };
         state.snapshot.store(snapshot.clone());
+        self.published = files;
         if running.config.log.level != snapshot.config.log.level
             && let Err(error) = state.log_filter.change(&snapshot.config.log.level)
         {

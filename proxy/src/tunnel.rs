@@ -193,8 +193,9 @@ impl<W: Wire> Future for Tunnel<W> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !this.listens {
-            // Once is enough: a task keeps its waker for life, and a tunnel is spawned, never moved to another task.
+        if !this.listens || this.registered.command().is_some() {
+            // Once is enough until a command comes: a task keeps its waker for life, and a tunnel is spawned, never moved
+            // to another task. A command takes the waker away, and a cut may follow a leave.
             this.registered.wake_on_command(cx.waker());
             this.listens = true;
         }

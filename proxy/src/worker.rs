@@ -28,6 +28,7 @@ use crate::http::phases::Phases;
 use crate::listener::{ListenerPlan, ListenerSlot};
 use crate::state::State;
 use crate::sys;
+use crate::trip::{Kind, Origin, Outcome, Trip};
 
 /// How long accepting rests when descriptors ran out. Connections that end meanwhile give some back.
 const REST: Duration = Duration::from_millis(100);
@@ -134,17 +135,24 @@ async fn accept_loop(worker: Arc<Worker>, slot: ListenerSlot, listener: TcpListe
 }
 
 impl Worker {
-    /// Checks the limits, before anything is allocated for the connection, and starts to serve it.
+    /// Checks the limits, before anything is set up for the connection, and starts to serve it.
     fn admit(self: &Arc<Self>, slot: ListenerSlot, tcp: TcpStream, peer: SocketAddr) {
         let snapshot = self.state.snapshot.load_full();
         let Some(plan) = snapshot.listener_for(slot).cloned() else { return };
         self.state.metrics.accepted(plan.name());
         if let Some(why) = self.over_limit(&plan, &snapshot.config) {
-            return events::refused(&self.state, plan.name(), why);
+            return self.refuse(&plan, peer, why);
         }
         let registered = self.state.registry.register(self.ix, plan.identity.clone());
         let accepted = Accepted { worker: self.clone(), snapshot, plan, tcp, peer, registered };
         tokio::spawn(connection::serve(accepted));
+    }
+
+    fn refuse(&self, plan: &ListenerPlan, peer: SocketAddr, why: &'static str) {
+        events::refused(&self.state, plan.name(), why);
+        let connection = self.state.registry.next_id();
+        let origin = Origin { listener: plan.name().clone(), client: peer, peer, connection };
+        Trip::new(self.state.clone(), Kind::Connection, origin).fail(Outcome::Refused, why);
     }
 
     fn over_limit(&self, plan: &ListenerPlan, config: &crate::config::Config) -> Option<&'static str> {

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use policies::{Cursors, Kind, SeededDice, Tick};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::plan::LocalityRtt;
 use crate::cluster::{Client, ClusterPlan};
 use crate::config::{Listener, Serves};
 use crate::route::Routed;
@@ -131,6 +132,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
     let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed));
     let (rule, cell) = cluster.class_of(&client);
+    let rtts = cluster.rtts(&snapshot.config.edge);
     Ok(Answer {
         from,
         place: place(&located),
@@ -145,7 +147,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
             strict: explanation.strict,
             cell: cell.to_string(),
         },
-        localities: explanation.localities.iter().map(|explained| locality(cluster, explained)).collect(),
+        localities: explanation.localities.iter().map(|explained| locality(&rtts, explained)).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
             endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
@@ -202,15 +204,15 @@ fn place(located: &Located) -> Place {
     }
 }
 
-fn locality(cluster: &ClusterPlan, explained: &policies::LocalityExplained) -> Locality {
-    let rtt = cluster.rtts[usize::from(explained.locality.0)];
+fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplained) -> Locality {
+    let rtt = rtts[usize::from(explained.locality.0)];
     Locality {
         name: explained.name.to_string(),
         tier: explained.tier.map(|tier| usize::from(tier) + 1),
         in_rule: explained.in_rule,
         distance_km: explained.distance_km.map(f64::round),
         distance_band: explained.distance_band,
-        rtt_ms: explained.rtt_ms,
+        rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
         rtt_measured: rtt.is_some_and(|rtt| rtt.measured),
         rtt_band: explained.rtt_band,
         priority: explained.priority,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cluster::{ClusterPlan, EndpointState};
-use crate::config::RttFrom;
+use crate::config::{self, RttFrom};
 use crate::state::{Phase, State};
 
 pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
@@ -33,7 +33,7 @@ pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
             "connections": listener.identity.open.load(Relaxed),
             "tls": listener.tls.is_some(),
         })).collect::<Vec<_>>(),
-        "clusters": snapshot.clusters.iter().map(|plan| cluster(state, plan)).collect::<Vec<_>>(),
+        "clusters": snapshot.clusters.iter().map(|plan| cluster(state, &snapshot.config.edge, plan)).collect::<Vec<_>>(),
     }))
 }
 
@@ -60,14 +60,15 @@ fn last_reload(state: &State) -> Value {
     })
 }
 
-fn cluster(state: &State, plan: &ClusterPlan) -> Value {
+fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
+    let rtts = plan.rtts(edge);
     let localities = plan.view.localities.iter().zip(0u16..).map(|(locality, ix)| {
         let here = plan.view.endpoints.iter().zip(&plan.members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
         json!({
             "name": &*locality.name,
             "priority": locality.priority,
-            "rtt_ms": locality.rtt_ms,
-            "rtt_measured": plan.rtts[usize::from(ix)].is_some_and(|rtt| rtt.measured),
+            "rtt_ms": rtts[usize::from(ix)].map(|known| known.rtt.as_secs_f64() * 1000.0),
+            "rtt_measured": rtts[usize::from(ix)].is_some_and(|known| known.measured),
             "rtt_band": locality.rtt_band,
             "endpoints": here.map(|(configured, member)| {
                 endpoint(state, member, &configured.name, Some(configured.weight.get()))

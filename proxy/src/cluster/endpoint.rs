@@ -72,6 +72,11 @@ impl EndpointState {
         self.known().votes.removed(now)
     }
 
+    /// The files do not name it (any more).
+    pub fn is_removed(&self) -> bool {
+        self.known().votes.is_removed()
+    }
+
     /// Changes the votes; true when the standing changed by it.
     pub fn vote(&self, change: impl FnOnce(&mut Votes)) -> bool {
         let mut known = self.known();

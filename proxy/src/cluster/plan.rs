@@ -31,8 +31,6 @@ pub struct ClusterPlan {
     pub members: Vec<Arc<EndpointState>>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
-    /// By `LocalityIx`, as they were when this plan was built.
-    pub rtts: Vec<Option<LocalityRtt>>,
     plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
@@ -62,7 +60,6 @@ impl ClusterPlan {
             members,
             view,
             tls,
-            rtts,
             plans: ArcSwap::default(),
             compiling: Mutex::new(()),
         }
@@ -76,9 +73,14 @@ impl ClusterPlan {
             && self.view.localities.iter().zip(&other.view.localities).all(|(a, b)| a.rtt_band == b.rtt_band)
     }
 
+    /// The round trips by `LocalityIx`, as they are now; the plan itself goes by bands.
+    pub fn rtts(&self, edge: &config::Edge) -> Vec<Option<LocalityRtt>> {
+        rtts(&self.config, edge, &self.members, &self.view.endpoints)
+    }
+
     /// One round of RTT measurement; true when a locality changed its band.
     pub fn measure(&self, edge: &config::Edge) -> bool {
-        self.state.update_bands(&durations(&rtts(&self.config, edge, &self.members, &self.view.endpoints)))
+        self.state.update_bands(&durations(&self.rtts(edge)))
     }
 
     /// Compiles the classes that `before` knew, so that no worker has to.

@@ -90,6 +90,10 @@ impl Votes {
         news
     }
 
+    pub fn is_removed(&self) -> bool {
+        self.membership.standing == Standing::Draining
+    }
+
     /// The files name it (again).
     pub fn configured(&mut self, now: Tick) {
         if self.membership.standing != Standing::Up {

@@ -59,6 +59,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, HeaderErro
     const CONFIG: ParseConfig = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
     match ProxyHeader::parse(bytes, CONFIG) {
         Ok((header, length)) => Ok(Some((header.proxied_address().map(|address| address.source), length))),
+        // A version 1 header ends with its line; the parser waits for more of one that is too short.
+        Err(Error::BufferTooShort) if bytes.starts_with(b"PROXY ") && bytes.contains(&b'\n') => {
+            Err(HeaderError::Malformed)
+        }
         Err(Error::BufferTooShort) => Ok(None),
         Err(_malformed) => Err(HeaderError::Malformed),
     }
@@ -133,6 +137,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_header_is_refused() {
         check(&[b"GET / HTTP/1.1\r\n\r\n"], Err("does not start with a PROXY header"), b"").await;
+        check(&[b"PROXY TCP4 nonsense\r\n"], Err("does not start with a PROXY header"), b"").await;
         check(&[b"PROXY TCP4 203.0.113.7"], Err("connection ended inside the PROXY header"), b"").await;
     }
 }

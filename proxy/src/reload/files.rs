@@ -159,7 +159,8 @@ mod tests {
     use super::*;
     use crate::config::{OpenFiles, load};
 
-    const MAIN: &str = "include = [\"conf.d/*.toml\"]\n[listeners.l]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n";
+    const MAIN: &str =
+        "include = [\"conf.d/*.toml\"]\n[listeners.l]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n";
     const CLUSTER: &str = "[clusters.c.localities.x]\nendpoints = [{ address = \"127.0.0.1:1\" }]\n";
 
     fn written() -> (tempfile::TempDir, PathBuf) {
