@@ -3,9 +3,12 @@
 //! Lines go through a bounded queue to a thread of their own. A disk that is too slow loses lines, never connections,
 //! and what was lost is counted.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -22,6 +25,7 @@ pub struct AccessLog(Option<Open>);
 struct Open {
     writer: NonBlocking,
     dropped: ErrorCounter,
+    reopen: Arc<AtomicBool>,
     /// Dropped, it writes what is queued.
     flush: Mutex<Option<WorkerGuard>>,
 }
@@ -76,15 +80,14 @@ impl AccessLog {
     /// When the file cannot be opened for appending.
     pub fn open(config: &config::AccessLog) -> std::io::Result<AccessLog> {
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("access-log");
+        let reopen = Arc::new(AtomicBool::new(false));
         let (writer, flush) = match config {
             config::AccessLog::Off => return Ok(AccessLog(None)),
             config::AccessLog::Stdout => builder.finish(std::io::stdout()),
-            config::AccessLog::File(path) => {
-                builder.finish(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
-            }
+            config::AccessLog::File(path) => builder.finish(LogFile::open(path, reopen.clone())?),
         };
         let dropped = writer.error_counter();
-        Ok(AccessLog(Some(Open { writer, dropped, flush: Mutex::new(Some(flush)) })))
+        Ok(AccessLog(Some(Open { writer, dropped, reopen, flush: Mutex::new(Some(flush)) })))
     }
 
     pub fn is_off(&self) -> bool {
@@ -101,6 +104,13 @@ impl AccessLog {
         }
     }
 
+    /// The file may have been renamed away: the next line opens its path again.
+    pub fn reopen(&self) {
+        if let Some(open) = &self.0 {
+            open.reopen.store(true, Relaxed);
+        }
+    }
+
     /// Writes what is queued, at the end of the process.
     pub fn close(&self) {
         if let Some(open) = &self.0 {
@@ -114,6 +124,60 @@ impl AccessLog {
     }
 }
 
+/// A file that log rotation may take away.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    reopen: Arc<AtomicBool>,
+}
+
+impl LogFile {
+    fn open(path: &Path, reopen: Arc<AtomicBool>) -> io::Result<LogFile> {
+        Ok(LogFile { path: path.to_owned(), file: append_to(path)?, reopen })
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.reopen.swap(false, Relaxed) {
+            match append_to(&self.path) {
+                Ok(file) => self.file = file,
+                // Better into the old file than nowhere.
+                Err(error) => tracing::warn!(path = %self.path.display(), %error, "access log cannot be opened again"),
+            }
+        }
+        self.file.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
 pub fn millis_since_1970(time: SystemTime) -> u128 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_renamed_away_is_opened_again_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let reopen = Arc::new(AtomicBool::new(false));
+        let mut log = LogFile::open(&path, reopen.clone()).unwrap();
+        log.write_all(b"one\n").unwrap();
+        std::fs::rename(&path, folder.path().join("access.log.1")).unwrap();
+        log.write_all(b"two\n").unwrap();
+        reopen.store(true, Relaxed);
+        log.write_all(b"three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path().join("access.log.1")).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
+    }
 }

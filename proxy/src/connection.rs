@@ -39,14 +39,29 @@ pub struct Opened {
     pub registered: Registered,
 }
 
-/// Serves a connection to its end, or until its tunnel has a task of its own.
+/// Serves a connection to its end, or until its tunnel has a task of its own. A cut ends it in the middle of whatever it
+/// is; tunnels see to that themselves.
 pub async fn serve(accepted: Accepted) {
-    let mut origin = Origin {
+    let entry = accepted.registered.entry().clone();
+    let origin = Origin {
         listener: accepted.plan.name().clone(),
         client: accepted.peer,
         peer: accepted.peer,
-        connection: accepted.registered.id,
+        connection: entry.id,
     };
+    let state = accepted.worker.state.clone();
+    tokio::select! {
+        biased;
+        () = begin(accepted, origin.clone()) => {}
+        reason = entry.cut() => {
+            if entry.trips() == 0 {
+                Trip::new(state, Kind::Connection, origin).outcome = Outcome::Cut(reason);
+            }
+        }
+    }
+}
+
+async fn begin(accepted: Accepted, mut origin: Origin) {
     let state = accepted.worker.state.clone();
     match open(accepted, &mut origin).await {
         Ok(opened) => match opened.plan.config.serves {

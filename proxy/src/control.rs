@@ -19,7 +19,7 @@ use crate::leave::{self, ORDERS, Order};
 use crate::reload::{Reloader, forget_unused};
 use crate::sockets::Prepared;
 use crate::state::{Phase, State};
-use crate::stop::{self, Stopped};
+use crate::stop::{self, CloseDoors, Stopped};
 use crate::watch::Watch;
 
 /// Changes of health or addresses within this time become one new snapshot.
@@ -124,6 +124,7 @@ async fn run(start: Start) -> std::io::Result<()> {
                 watch.follow(&reloader.watched());
             }
             _ = signals.hangup.recv() => {
+                state.access_log.reopen();
                 // The result is in the log, the metrics and the status.
                 reloader.reload(&state, "SIGHUP").await.ok();
                 watch.follow(&reloader.watched());
@@ -140,7 +141,26 @@ async fn run(start: Start) -> std::io::Result<()> {
     // Whoever asks for a reload from here on is told at once that there is none.
     drop(reload_asked);
     let stopped = match how {
-        How::Gently => stop::gently(&state, &mut reloader, &order, &mut signals).await,
+        How::Gently => {
+            let (doors, mut close_doors) = mpsc::channel::<CloseDoors>(1);
+            let stopping = stop::gently(&state, doors, &order, &mut signals);
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    stopped = &mut stopping => break stopped,
+                    Some(closed) = close_doors.recv() => {
+                        reloader.close_listeners().await;
+                        // A stop that was hurried meanwhile no longer listens.
+                        closed.send(()).unwrap_or(());
+                    }
+                    () = state.steering_changed.notified() => {
+                        sleep(COALESCE).await;
+                        reloader.resteer(&state);
+                    }
+                    _ = beat.tick() => on_beat(&state),
+                }
+            }
+        }
         How::Now => stop::now(&state, "SIGINT").await,
     };
     exit.with(match stopped {
@@ -158,6 +178,7 @@ enum How {
 
 fn on_beat(state: &State) {
     state.registry.sweep_idle(BEAT);
+    state.forget_retired();
     let snapshot = state.snapshot.load_full();
     let mut changed = false;
     for cluster in &snapshot.clusters {

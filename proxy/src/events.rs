@@ -70,6 +70,14 @@ pub fn standing_changed(state: &State, endpoint: &EndpointState) {
     }
 }
 
+/// Said once a minute at most: every probe of every endpoint meets the same.
+pub fn cannot_probe(state: &State, error: &std::io::Error) {
+    state.metrics.alarm("cannot-probe");
+    if state.says_again("cannot-probe") {
+        error!(%error, "endpoints cannot be probed: this process is out of descriptors, memory or ports");
+    }
+}
+
 pub fn connect_failed(state: &State, cluster: &str, endpoint: SocketAddr, error: &dyn std::fmt::Display) {
     state.metrics.connect_failed(cluster);
     debug!(cluster, %endpoint, %error, "cannot connect to endpoint");
@@ -86,6 +94,14 @@ pub fn name_unresolved(state: &State, cluster: &str, host: &str, error: &str, fa
     if failures == 1 || failures.is_multiple_of(16) {
         warn!(cluster, host, error, failures, "endpoint name does not resolve; the last good answer stays");
     }
+}
+
+pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize) {
+    state.metrics.alarm("dns-answer-shrank");
+    warn!(
+        cluster,
+        host, before, now, "endpoint name has lost more than half of its addresses; the last good answer stays for now"
+    );
 }
 
 pub fn name_resolved(state: &State, cluster: &str, host: &str, addresses: &[IpAddr]) {

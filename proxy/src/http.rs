@@ -41,6 +41,10 @@ pub struct Connection {
 }
 
 impl Connection {
+    pub fn has_served(&self) -> bool {
+        self.registered.trips() > 0
+    }
+
     pub fn is_leaving(&self) -> bool {
         self.registered.command().is_some()
     }
@@ -56,32 +60,37 @@ pub async fn serve(opened: Opened) {
     let limits = limits(&plan.config, http, secure);
     let connection = Arc::new(Connection { worker, origin, slot: plan.slot, secure, registered });
     let mut stream = describe(Stream::new(io), &connection);
+    let speaks_http1 = http.http1;
     drop(plan);
-    if alpn_http2 {
-        return serve_h2::serve(stream, connection).await;
-    }
     let mut buffer = BytesMut::new();
-    let mut idle = limits.head;
-    let mut served = false;
+    let mut limits = limits;
+    limits.http2 |= alpn_http2;
     loop {
-        let limits = HeadLimits { idle, ..limits };
         match head::next(&mut stream, &mut buffer, limits, &connection.registered).await {
+            Next::Http2 => {
+                // Its preface came under the head's deadline, by ALPN or without.
+                stream.unread(buffer);
+                serve_h2::serve(stream, connection.clone()).await;
+                if !connection.has_served() {
+                    left_without_request(&connection);
+                }
+                return;
+            }
+            Next::Request | Next::Upgrade(_) if alpn_http2 || !speaks_http1 => {
+                return refuse(stream, HeadError::Version, &connection).await;
+            }
             Next::Request => match request(stream, &mut buffer, &connection).await {
                 Some(kept) => stream = kept,
                 None => return,
             },
             Next::Upgrade(head) => return upgrade::serve(stream, *head, buffer, connection).await,
-            Next::Http2 => {
-                stream.unread(buffer);
-                return serve_h2::serve(stream, connection).await;
-            }
             // How a kept connection ends; its requests have had their events.
-            Next::Over | Next::Refused(HeadError::TooSlow { began: false }) if served => return,
+            Next::Over | Next::Refused(HeadError::TooSlow { began: false }) if connection.has_served() => return,
             Next::Over => return left_without_request(&connection),
             Next::Refused(error) => return refuse(stream, error, &connection).await,
         }
-        served = true;
-        idle = limits_between_requests(&connection);
+        limits.idle = limits_between_requests(&connection);
+        limits.http2 = false;
     }
 }
 
@@ -96,8 +105,10 @@ fn limits(config: &crate::config::Listener, http: &HttpListener, secure: bool) -
 
 /// Keep-alive is looked up anew, so that a reload changes it for open connections.
 fn limits_between_requests(connection: &Connection) -> std::time::Duration {
-    let snapshot = connection.worker.state.snapshot.load();
-    snapshot.listener(connection.slot).map_or(std::time::Duration::from_secs(1), |plan| plan.config.timeouts.keep_alive)
+    let snapshot = connection.worker.state.snapshot_for(connection.slot);
+    snapshot
+        .listener_for(connection.slot)
+        .map_or(std::time::Duration::from_secs(1), |plan| plan.config.timeouts.keep_alive)
 }
 
 /// Gives one request to pingora; the stream comes back when another may follow.
@@ -128,6 +139,7 @@ async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
         HeadError::TooLarge => (Outcome::BadRequest, 431),
         HeadError::Malformed(_) => (Outcome::BadRequest, 400),
         HeadError::Connect => (Outcome::BadRequest, 405),
+        HeadError::Version => (Outcome::BadRequest, 505),
         HeadError::Ended => return trip.fail(Outcome::ClientClosed, error),
     };
     trip.fail(outcome, error);

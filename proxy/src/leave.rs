@@ -106,7 +106,12 @@ impl Pacer {
         let waiting = unasked(&self.state.registry, &order.who);
         let rate = self.state.snapshot.load().config.drain.rate_per_second;
         events::leaving_began(order.reason, &order.who.describe(), waiting.len(), rate);
-        self.active.push(Active { order, waiting });
+        let active = Active { order, waiting };
+        // A stop means everybody, and has a deadline: it does not wait for its turn.
+        match active.order.who {
+            Who::Everybody => self.active.insert(0, active),
+            _ => self.active.push(active),
+        }
     }
 
     fn step(&mut self) {
@@ -122,7 +127,7 @@ impl Pacer {
                     break;
                 };
             };
-            if let Some(entry) = entry.upgrade() {
+            if let Some(entry) = entry.upgrade().filter(|entry| entry.command().is_none()) {
                 entry.tell(Command::Leave(active.order.reason));
                 events::asked_to_leave(&self.state, active.order.reason);
                 self.budget -= 1.0;

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicUsize;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{self, Name, TcpOptions};
+use crate::config::{self, Name};
 use crate::route::Routes;
 
 /// A listener's identity over reloads.
@@ -55,23 +55,30 @@ impl ListenerPlan {
 /// worker wakes for another's client.
 ///
 /// # Errors
-/// When the address cannot be bound, by another process of the same user too.
-pub fn open(address: SocketAddr, workers: usize, options: TcpOptions) -> io::Result<Vec<std::net::TcpListener>> {
-    let shared = workers > 1;
-    if shared && address.port() != 0 {
-        // With SO_REUSEPORT a second process would silently take a share of the clients; without it the kernel objects.
-        drop(bind(address, false)?);
-    }
+/// When the address cannot be bound.
+pub fn open(address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<std::net::TcpListener>> {
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers.max(1) {
-        let socket = bind(address, shared)?;
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        let socket = bind(address, true)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let socket: std::net::TcpListener = socket.into();
         address = socket.local_addr()?;
         sockets.push(socket);
     }
     Ok(sockets)
+}
+
+/// Whether nobody else listens there. With `SO_REUSEPORT` a second process of the same user would silently take a share
+/// of the clients; without it the kernel objects.
+///
+/// # Errors
+/// When somebody does, or the address is not ours to bind.
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() != 0 {
+        drop(bind(address, false)?);
+    }
+    Ok(())
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -30,7 +30,10 @@ pub fn pick(
             Ok((Picked { endpoint, locality, reason: pick.reason, lease: pick.lease }, pick.endpoint))
         }
         Err(no_pick) => {
-            state.metrics.pick_failed(&cluster.config.name, no_pick.as_str());
+            // After a try that failed, "nobody else" is no news of its own.
+            if tried.is_empty() {
+                state.metrics.pick_failed(&cluster.config.name, no_pick.as_str());
+            }
             Err(no_pick)
         }
     }

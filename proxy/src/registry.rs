@@ -89,6 +89,8 @@ pub struct Entry {
     quiet_ms: AtomicU32,
     command: AtomicU8,
     waker: AtomicWaker,
+    /// TCP trips and HTTP requests that have begun.
+    trips: AtomicU32,
 }
 
 impl Entry {
@@ -104,6 +106,7 @@ impl Entry {
             quiet_ms: AtomicU32::new(0),
             command: AtomicU8::new(0),
             waker: AtomicWaker::new(),
+            trips: AtomicU32::new(0),
         }
     }
 
@@ -170,6 +173,27 @@ impl Entry {
             self.command().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
         })
         .await
+    }
+
+    /// Resolves when the connection is cut.
+    pub async fn cut(&self) -> LeaveReason {
+        std::future::poll_fn(|cx| {
+            self.wake_on_command(cx.waker());
+            match self.command() {
+                Some(Command::Cut(reason)) => std::task::Poll::Ready(reason),
+                _ => std::task::Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// A trip has begun, which will have an event of its own.
+    pub fn trip_begins(&self) {
+        self.trips.fetch_add(1, Relaxed);
+    }
+
+    pub fn trips(&self) -> u32 {
+        self.trips.load(Relaxed)
     }
 
     /// One round of the sweeper, `elapsed_ms` after the one before: whether the idle limit has been reached.

@@ -162,6 +162,8 @@ impl Reloader {
         let looking = tokio::task::spawn_blocking(move || (seen.has_changed(), seen));
         let Ok((changed, seen)) = looking.await else { return events::task_panicked("watch") };
         self.seen = seen;
+        // The system's resolver settings count as well.
+        self.lookups.fit(state, &state.snapshot.load_full());
         if changed {
             // The result is in the log, the metrics and the status.
             self.reload(state, "file").await.ok();
@@ -215,7 +217,7 @@ impl Reloader {
     async fn publish(
         &mut self,
         state: &Arc<State>,
-        running: &Snapshot,
+        running: &Arc<Snapshot>,
         resolved: Resolved,
         trigger: &'static str,
         started: Instant,
@@ -250,6 +252,10 @@ impl Reloader {
             let now = state.clock.now();
             Arc::new(compile(resolved, generation, &self.slots, &prepared, &mut clusters, Some(running), now))
         };
+        for gone in running.listeners.iter().filter(|listener| snapshot.listener(listener.slot).is_none()) {
+            // Its connections leave one by one, and are served until they do.
+            state.retire(gone.slot, running.clone());
+        }
         state.snapshot.store(snapshot.clone());
         self.published = files;
         if running.config.log.level != snapshot.config.log.level

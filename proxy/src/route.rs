@@ -99,13 +99,14 @@ fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
     }
 }
 
-/// A path that another server may read as a different one: with `.` or `..` segments, plain or percent-encoded. Such a
-/// request would be routed by one path and served by another.
+/// A path that another server may read as a different one: with `.` or `..` segments, plain or percent-encoded, with
+/// encoded separators or path parameters around them. Such a request would be routed by one path and served by another.
 pub fn is_ambiguous(path: &str) -> bool {
-    path.split(['/', '\\']).any(|segment| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
-    })
+    let mut plain = path.to_ascii_lowercase();
+    for (encoded, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/"), ("%3b", ";")] {
+        plain = plain.replace(encoded, meant);
+    }
+    plain.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
 #[cfg(test)]
@@ -188,7 +189,18 @@ mod tests {
 
     #[test]
     fn paths_with_dot_segments_are_ambiguous() {
-        for path in ["/a/../b", "/..", "/a/%2e%2E/b", "/./a", "/a\\..\\b", "/.%2e/"] {
+        for path in [
+            "/a/..%2fb",
+            "/a%5C..%5cb",
+            "/a/..;/b",
+            "/a/.;x=1/b",
+            "/a/../b",
+            "/..",
+            "/a/%2e%2E/b",
+            "/./a",
+            "/a\\..\\b",
+            "/.%2e/",
+        ] {
             assert!(is_ambiguous(path), "{path}");
         }
         for path in ["/", "/a..b/c", "/.well-known/x", "/a/...", "/a.b"] {

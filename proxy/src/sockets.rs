@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use tokio::sync::mpsc;
 
-use crate::config::{self, Config, Name, TcpOptions};
+use crate::config::{self, Config, Name};
 use crate::events;
 use crate::listener::{self, ListenerSlot};
 use crate::worker::{SocketKey, WorkerCommand};
@@ -27,6 +27,18 @@ struct OpenSocket {
     bound: SocketAddr,
     /// One a worker.
     handles: Vec<TcpListener>,
+}
+
+impl OpenSocket {
+    /// Linux takes a new backlog for a socket that listens already.
+    fn lengthen(&self, backlog: Option<u32>) {
+        let Some(backlog) = backlog.and_then(|backlog| i32::try_from(backlog).ok()) else { return };
+        for handle in &self.handles {
+            if let Err(error) = rustix::net::listen(handle, backlog) {
+                events::socket_lost(&error.into());
+            }
+        }
+    }
 }
 
 /// The sockets for a configuration that is not published yet.
@@ -94,7 +106,9 @@ impl Sockets {
                 prepared.keep.insert(key, old);
                 continue;
             }
-            match open(listener, asked, self.workers.len(), listener.tcp) {
+            // One of ours on the same port, about to go or on another address, is no stranger.
+            let ours = self.open.values().any(|open| open.bound.port() == asked.port());
+            match open(listener, asked, self.workers.len(), ours) {
                 Ok(socket) => drop(prepared.fresh.insert(key, socket)),
                 Err(cause) => errors.push(BindError { listener: listener.name.clone(), address: asked, cause }),
             }
@@ -114,6 +128,8 @@ impl Sockets {
                 opened.push(key);
                 socket.listener = name_of(config, key.slot, &slot_of);
             }
+            let backlog = config.listeners.iter().find(|listener| listener.name == socket.listener);
+            socket.lengthen(backlog.map(|listener| listener.tcp.backlog));
             self.open.insert(key, socket);
         }
         for (key, socket) in prepared.fresh {
@@ -171,8 +187,11 @@ fn take(free: &mut Vec<SocketKey>, fits: impl Fn(&SocketKey) -> bool) -> Option<
     Some(free.remove(found))
 }
 
-fn open(listener: &config::Listener, asked: SocketAddr, workers: usize, options: TcpOptions) -> io::Result<OpenSocket> {
-    let handles = listener::open(asked, workers, options)?;
+fn open(listener: &config::Listener, asked: SocketAddr, workers: usize, ours: bool) -> io::Result<OpenSocket> {
+    if !ours {
+        listener::is_free(asked)?;
+    }
+    let handles = listener::open(asked, workers, listener.tcp.backlog)?;
     let bound = handles.first().map(TcpListener::local_addr).transpose()?.unwrap_or(asked);
     Ok(OpenSocket { listener: listener.name.clone(), asked, bound, handles })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use policies::Tick;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::access_log::AccessLog;
 use crate::cluster::ClusterState;
 use crate::config::Name;
+use crate::listener::ListenerSlot;
 use crate::log::LogFilter;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -33,10 +34,11 @@ pub struct State {
     pub descriptors: usize,
     /// Health, RTT bands or an answer of DNS changed: plans are to be compiled anew.
     pub steering_changed: Notify,
-    /// Somebody wants the files read again.
-    pub reload_wanted: Notify,
     clusters: Mutex<BTreeMap<Name, Arc<ClusterState>>>,
     last_reload: Mutex<ReloadResult>,
+    said: Mutex<BTreeMap<&'static str, Instant>>,
+    /// Snapshots that connections of removed listeners are served by until they have left.
+    retired: Mutex<BTreeMap<ListenerSlot, Arc<Snapshot>>>,
     phase: AtomicU8,
     /// Accepting is paused because descriptors ran out.
     pub out_of_descriptors: AtomicBool,
@@ -92,9 +94,10 @@ impl State {
             config_path,
             descriptors,
             steering_changed: Notify::new(),
-            reload_wanted: Notify::new(),
             clusters: Mutex::new(clusters),
             last_reload: Mutex::default(),
+            said: Mutex::default(),
+            retired: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             out_of_descriptors: AtomicBool::new(false),
         }
@@ -111,6 +114,44 @@ impl State {
 
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Whether a line that would come again and again is to be said now: once a minute.
+    pub fn says_again(&self, what: &'static str) -> bool {
+        const PAUSE: Duration = Duration::from_secs(60);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = said.get(what).is_none_or(|last| last.elapsed() >= PAUSE);
+        if due {
+            said.insert(what, Instant::now());
+        }
+        due
+    }
+
+    /// What a connection of this listener is served by: the current snapshot, or the last one that had the listener.
+    pub fn snapshot_for(&self, slot: ListenerSlot) -> Arc<Snapshot> {
+        let current = self.snapshot.load_full();
+        if current.listener_for(slot).is_some() {
+            return current;
+        }
+        self.retired().get(&slot).cloned().unwrap_or(current)
+    }
+
+    /// Keeps the last snapshot of a listener that is removed, while it has connections.
+    pub fn retire(&self, slot: ListenerSlot, snapshot: Arc<Snapshot>) {
+        self.retired().insert(slot, snapshot);
+    }
+
+    /// Lets go of snapshots whose connections have left.
+    pub fn forget_retired(&self) {
+        let current = self.snapshot.load();
+        self.retired().retain(|slot, snapshot| {
+            let open = snapshot.listener(*slot).is_some_and(|plan| plan.identity.open.load(Relaxed) > 0);
+            open && current.listener(*slot).is_none()
+        });
+    }
+
+    fn retired(&self) -> MutexGuard<'_, BTreeMap<ListenerSlot, Arc<Snapshot>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The clusters by name, configured ones and those whose endpoints still have connections.

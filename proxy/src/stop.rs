@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::control::Signals;
 use crate::events;
 use crate::leave::{Order, Who};
 use crate::registry::{Command, LeaveReason};
-use crate::reload::Reloader;
 use crate::state::{Phase, State};
 
 /// How often to look whether everybody has gone.
@@ -27,10 +26,13 @@ pub enum Stopped {
     SomeCut,
 }
 
-/// The polite way. A second SIGTERM, or SIGINT, ends it at once.
+/// Asks the control loop to close the listeners, and where to answer.
+pub type CloseDoors = oneshot::Sender<()>;
+
+/// The polite way; probes, health and steering go on meanwhile. A second SIGTERM, or SIGINT, ends it at once.
 pub async fn gently(
     state: &Arc<State>,
-    reloader: &mut Reloader,
+    doors: mpsc::Sender<CloseDoors>,
     orders: &mpsc::Sender<Order>,
     signals: &mut Signals,
 ) -> Stopped {
@@ -44,7 +46,11 @@ pub async fn gently(
         _ = signals.terminate.recv() => return now(state, "second SIGTERM").await,
         _ = signals.interrupt.recv() => return now(state, "SIGINT").await,
     }
-    reloader.close_listeners().await;
+    let (closed, doors_are_closed) = oneshot::channel();
+    if doors.send(closed).await.is_ok() {
+        // The control loop closes them and answers.
+        doors_are_closed.await.unwrap_or(());
+    }
     state.enter(Phase::Draining);
     let asked_by = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(ASK_WITHIN);
     let order = Order { who: Who::Everybody, reason: LeaveReason::Stop, asked_by: Some(asked_by) };

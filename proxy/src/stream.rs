@@ -18,7 +18,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -216,8 +216,7 @@ impl AsRawFd for Stream {
 #[async_trait]
 impl Shutdown for Stream {
     async fn shutdown(&mut self) {
-        // The peer may be gone; then there is nobody left to tell.
-        AsyncWriteExt::shutdown(self).await.ok();
+        crate::http::answer::linger(self).await;
     }
 }
 

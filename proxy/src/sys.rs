@@ -69,6 +69,11 @@ pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
+/// Whether a failed `connect` is this machine's fault and says nothing about the other end.
+pub(crate) fn is_ours(error: &io::Error) -> bool {
+    is_exhaustion(error) || error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+}
+
 /// CPU time that this process has used, user and system.
 pub(crate) fn cpu_time() -> Duration {
     use rustix::time::{ClockId, clock_gettime};

@@ -10,6 +10,7 @@ use crate::upstream::{self, Reached};
 
 pub async fn serve(opened: Opened, cluster: ClusterIx) {
     let Opened { worker, snapshot, plan, io, origin, registered } = opened;
+    registered.trip_begins();
     let mut trip = Trip::new(worker.state.clone(), Kind::Tcp, origin);
     let cluster = snapshot.cluster(cluster);
     let client = snapshot.client(trip.origin.client.ip());

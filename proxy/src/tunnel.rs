@@ -59,11 +59,21 @@ pub struct Tunnel<W: Wire> {
     farewell: Option<Box<Farewell>>,
     close_wait: Duration,
     first_end: Option<Outcome>,
+    /// The side that took nothing any more, first.
+    gone: Option<Side>,
     listens: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Endpoint,
+}
+
+/// A tunnel that will end soon, whatever its peers do.
 struct Farewell {
-    reason: LeaveReason,
+    /// `None`: one side has closed of its own accord, and the other is given time to follow.
+    reason: Option<LeaveReason>,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -89,6 +99,7 @@ impl<W: Wire> Tunnel<W> {
             farewell: None,
             close_wait,
             first_end: None,
+            gone: None,
             listens: false,
         }
     }
@@ -101,21 +112,29 @@ impl<W: Wire> Tunnel<W> {
                 Poll::Ready(Outcome::Cut(reason))
             }
             Command::Leave(reason) => {
-                if self.farewell.is_none() {
-                    self.begin_farewell(reason);
+                if self.leaving().is_none() {
+                    self.say_goodbye(reason);
                 }
                 Poll::Pending
             }
         }
     }
 
-    fn begin_farewell(&mut self, reason: LeaveReason) {
+    fn say_goodbye(&mut self, reason: LeaveReason) {
         match self.to_client.frames() {
             Some(_) => self.to_client.say_goodbye(websocket::close_to_client(reason.close_code())),
             None => self.to_client.end_politely(),
         }
+        self.give_time(Some(reason));
+    }
+
+    fn give_time(&mut self, reason: Option<LeaveReason>) {
         let deadline = Box::pin(tokio::time::sleep(self.close_wait));
         self.farewell = Some(Box::new(Farewell { reason, deadline }));
+    }
+
+    fn leaving(&self) -> Option<LeaveReason> {
+        self.farewell.as_ref().and_then(|farewell| farewell.reason)
     }
 
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -123,7 +142,14 @@ impl<W: Wire> Tunnel<W> {
         if farewell.deadline.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let reason = farewell.reason;
+        if let Some(reason) = farewell.reason {
+            self.close_endpoint(cx, reason);
+        }
+        Poll::Ready(self.outcome())
+    }
+
+    /// The client has not answered in time: the endpoint hears of it from us.
+    fn close_endpoint(&mut self, cx: &mut Context<'_>, reason: LeaveReason) {
         let said_close = self.to_endpoint.frames().is_none_or(websocket::Frames::saw_close);
         if !said_close && self.to_endpoint.at_border() {
             let close = websocket::close_to_endpoint(reason.close_code());
@@ -132,59 +158,93 @@ impl<W: Wire> Tunnel<W> {
                 let _flushed_or_closed_next = Pin::new(&mut self.endpoint).poll_flush(cx);
             }
         }
-        Poll::Ready(Outcome::Left(reason))
     }
 
     fn poll_pumps(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Outcome> {
-        let entry = self.registered.entry();
-        let up =
-            self.to_endpoint.poll(cx, &mut self.client, &mut self.endpoint, scratch, |n| entry.count_to_endpoint(n));
-        if let Poll::Ready(Err(broken)) = up {
-            return Poll::Ready(self.break_off(&broken, Outcome::ClientReset, Outcome::EndpointReset));
+        let up = match self.poll_up(cx, scratch) {
+            Poll::Ready(Err(Broken::Writing(_))) => self.reader_is_gone(Side::Endpoint, cx, scratch),
+            other => other,
+        };
+        if let Poll::Ready(Err(_)) = up {
+            return Poll::Ready(self.break_off(Side::Client));
         }
-        if self.farewell.is_some() && self.client_has_answered() {
+        if self.leaving().is_some() && self.client_has_answered() {
             self.to_client.goodbye_answered();
         }
-        let entry = self.registered.entry();
-        let down = self.to_client.poll(cx, &mut self.endpoint, &mut self.client, scratch, |n| entry.count_to_client(n));
-        if let Poll::Ready(Err(broken)) = down {
-            return Poll::Ready(self.break_off(&broken, Outcome::EndpointReset, Outcome::ClientReset));
+        let down = match self.poll_down(cx, scratch) {
+            Poll::Ready(Err(Broken::Writing(_))) => self.reader_is_gone(Side::Client, cx, scratch),
+            other => other,
+        };
+        if let Poll::Ready(Err(_)) = down {
+            return Poll::Ready(self.break_off(Side::Endpoint));
         }
-        self.note_first_end(up.is_ready(), down.is_ready());
-        if up.is_ready() && down.is_ready() { Poll::Ready(self.outcome()) } else { Poll::Pending }
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(self.outcome());
+        }
+        self.one_side_may_have_ended(up.is_ready(), down.is_ready(), cx)
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), Broken>> {
+        let entry = self.registered.entry();
+        self.to_endpoint.poll(cx, &mut self.client, &mut self.endpoint, scratch, |n| entry.count_to_endpoint(n))
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), Broken>> {
+        let entry = self.registered.entry();
+        self.to_client.poll(cx, &mut self.endpoint, &mut self.client, scratch, |n| entry.count_to_client(n))
+    }
+
+    /// A side takes nothing any more. What it sent before, a last message perhaps, still goes to the other.
+    fn reader_is_gone(&mut self, side: Side, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), Broken>> {
+        self.gone.get_or_insert(side);
+        match side {
+            Side::Endpoint => {
+                self.to_endpoint.reader_is_gone();
+                self.poll_up(cx, scratch)
+            }
+            Side::Client => {
+                self.to_client.reader_is_gone();
+                self.poll_down(cx, scratch)
+            }
+        }
+    }
+
+    /// One side has closed. Opaque protocols may go on with the other half for as long as they like; a WebSocket has no
+    /// halves, and a side that takes nothing any more is over as well: the other gets time to follow.
+    fn one_side_may_have_ended(&mut self, client: bool, endpoint: bool, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if client || endpoint {
+            self.first_end.get_or_insert(if client { Outcome::ClientClosed } else { Outcome::EndpointClosed });
+            let no_halves = self.gone.is_some() || self.to_client.frames().is_some();
+            if no_halves && self.farewell.is_none() {
+                self.give_time(None);
+                return self.poll_farewell(cx);
+            }
+        }
+        Poll::Pending
     }
 
     fn client_has_answered(&self) -> bool {
         self.to_endpoint.has_ended() || self.to_endpoint.frames().is_some_and(websocket::Frames::saw_close)
     }
 
-    fn note_first_end(&mut self, client_closed: bool, endpoint_closed: bool) {
-        if self.first_end.is_none() && (client_closed || endpoint_closed) {
-            self.first_end = Some(if client_closed { Outcome::ClientClosed } else { Outcome::EndpointClosed });
-        }
-    }
-
     fn outcome(&self) -> Outcome {
-        match &self.farewell {
-            Some(farewell) => Outcome::Left(farewell.reason),
-            None => self.first_end.unwrap_or(Outcome::ClientClosed),
-        }
+        let first_end = self.first_end.unwrap_or(Outcome::ClientClosed);
+        self.leaving().map_or(first_end, Outcome::Left)
     }
 
-    /// One socket failed: the other side is to see a failure too, not a clean end.
-    fn break_off(&mut self, broken: &Broken, reading: Outcome, writing: Outcome) -> Outcome {
-        if let Some(farewell) = &self.farewell {
-            return Outcome::Left(farewell.reason);
+    /// A side broke off: the other is to see a failure too, not a clean end.
+    fn break_off(&mut self, side: Side) -> Outcome {
+        if let Some(reason) = self.leaving() {
+            return Outcome::Left(reason);
         }
-        let outcome = match broken {
-            Broken::Reading(_) => reading,
-            Broken::Writing(_) => writing,
-        };
-        match outcome {
-            Outcome::ClientReset => self.endpoint.reset_on_close(),
-            _ => self.client.reset_on_close(),
+        match side {
+            Side::Client => self.endpoint.reset_on_close(),
+            Side::Endpoint => self.client.reset_on_close(),
         }
-        outcome
+        match self.gone.unwrap_or(side) {
+            Side::Client => Outcome::ClientReset,
+            Side::Endpoint => Outcome::EndpointReset,
+        }
     }
 }
 

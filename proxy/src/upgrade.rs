@@ -41,6 +41,7 @@ const HOP_BY_HOP: [&str; 8] = [
 /// Serves an upgrade request on `stream`; `buffer` holds its head and whatever came behind it.
 pub async fn serve(mut stream: Stream, head: UpgradeHead, mut buffer: BytesMut, connection: Arc<Connection>) {
     let behind = buffer.split_off(head.length);
+    connection.registered.trip_begins();
     let upgrade = Upgrade::new(head, &connection);
     let mut trip = upgrade.trip(&connection);
     match upgrade.negotiate(&mut stream, &behind, &connection, &mut trip).await {
@@ -96,7 +97,7 @@ fn refusal(outcome: Outcome, status: u16, detail: impl ToString) -> Refusal {
 
 impl Upgrade {
     fn new(head: UpgradeHead, connection: &Connection) -> Upgrade {
-        let snapshot = connection.worker.state.snapshot.load_full();
+        let snapshot = connection.worker.state.snapshot_for(connection.slot);
         let forwarding = Forwarding::read(&head.headers, connection.origin.client, connection.secure, &snapshot.config);
         let given = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = head.target.authority().map(http::uri::Authority::as_str).or(given).unwrap_or_default().to_owned();
@@ -152,10 +153,14 @@ impl Upgrade {
         }
         let protocol = self.agreed(&response)?;
         let head = switching(&response, &protocol, &self.forwarding);
-        if stream.write_all(&head).await.is_err() || stream.flush().await.is_err() {
+        let sending = answer::within(async {
+            stream.write_all(&head).await?;
+            stream.flush().await
+        });
+        if sending.await.is_err() {
             return Err(refusal(Outcome::ClientReset, 0, "client left before the tunnel began"));
         }
-        let listener = self.snapshot.listener(connection.slot);
+        let listener = self.snapshot.listener_for(connection.slot);
         let idle = routed.idle.or(listener.map(|plan| plan.config.timeouts.idle)).unwrap_or_default();
         let (endpoint_io, _nothing_unread) = upstream.into_parts();
         Ok(Negotiated::Tunnel(Opened {
@@ -192,7 +197,7 @@ impl Upgrade {
     }
 
     fn route(&self, connection: &Connection) -> Result<Routed, Refusal> {
-        let plan = self.snapshot.listener(connection.slot);
+        let plan = self.snapshot.listener_for(connection.slot);
         let routed = plan.and_then(|plan| plan.routes.find(&self.host, self.head.target.path(), &self.head.headers));
         routed.ok_or_else(|| refusal(Outcome::NoRoute, 404, "no route"))
     }
@@ -232,6 +237,7 @@ impl Upgrade {
         let mut headers = self.head.headers.clone();
         strip_hop_by_hop(&mut headers);
         headers.remove(header::CONTENT_LENGTH);
+        headers.remove("http2-settings");
         self.forwarding.write(&mut headers, connection.origin.client, &self.host);
         if let Ok(host) = HeaderValue::from_str(&self.host) {
             headers.insert(header::HOST, host);
@@ -239,7 +245,7 @@ impl Upgrade {
         let target = self.head.target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let mut bytes = format!("{} {target} HTTP/1.1\r\n", self.head.method).into_bytes();
         write_fields(&mut bytes, &headers);
-        let protocols: Vec<&str> = head::tokens(&self.head.headers, &header::UPGRADE).collect();
+        let protocols: Vec<&str> = head::protocols(&self.head.headers).collect();
         bytes.extend(format!("connection: Upgrade\r\nupgrade: {}\r\n\r\n", protocols.join(", ")).as_bytes());
         bytes
     }
@@ -252,8 +258,7 @@ impl Upgrade {
         match (chosen.next(), chosen.next()) {
             (Some(protocol), None)
                 if upgrades
-                    && head::tokens(&self.head.headers, &header::UPGRADE)
-                        .any(|asked| asked.eq_ignore_ascii_case(protocol)) =>
+                    && head::protocols(&self.head.headers).any(|asked| asked.eq_ignore_ascii_case(protocol)) =>
             {
                 Ok(protocol.to_owned())
             }
@@ -293,10 +298,12 @@ fn write_fields(bytes: &mut Vec<u8>, headers: &HeaderMap) {
     }
 }
 
-fn relay(stream: Stream, opened: Opened, connection: Arc<Connection>, trip: Box<Trip>) {
+fn relay(stream: Stream, opened: Opened, connection: Arc<Connection>, mut trip: Box<Trip>) {
     let (client, _nothing_unread) = stream.into_parts();
     // The stream is gone, and with it the digest that pointed here: this is the last reference.
-    let Some(Connection { registered, .. }) = Arc::into_inner(connection) else { return };
+    let Some(Connection { registered, .. }) = Arc::into_inner(connection) else {
+        return trip.fail(Outcome::Dropped, "the connection is still held by a request before it");
+    };
     let Opened { endpoint_io, endpoint, greeting, framing, idle, close_wait } = opened;
     registered.becomes_tunnel(endpoint, idle);
     tokio::spawn(Tunnel::new(client, endpoint_io, framing, &greeting, registered, trip, close_wait));

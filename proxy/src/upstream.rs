@@ -51,7 +51,9 @@ pub async fn reach(
             Ok(io) => return Ok(Reached { io, endpoint }),
             Err(error) => {
                 trip.picked = None;
-                endpoint.connect_failed();
+                if !sys::is_ours(&error) {
+                    endpoint.connect_failed();
+                }
                 events::connect_failed(state, &cluster.config.name, endpoint.address, &error);
                 tried.push(ix);
                 last = Some(ReachError::Connect(error));

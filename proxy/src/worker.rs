@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -128,16 +127,13 @@ async fn accept_loop(worker: Arc<Worker>, slot: ListenerSlot, listener: TcpListe
             Err(error) => events::accept_failed(&worker.name_of(slot), &error),
         }
     }
-    // Who was in the queue when the listener closed was promised an answer by the kernel.
-    while let Some(Ok((tcp, peer))) = listener.accept().now_or_never() {
-        worker.admit(slot, tcp, peer);
-    }
+    worker.serve_queue(slot, listener);
 }
 
 impl Worker {
     /// Checks the limits, before anything is set up for the connection, and starts to serve it.
     fn admit(self: &Arc<Self>, slot: ListenerSlot, tcp: TcpStream, peer: SocketAddr) {
-        let snapshot = self.state.snapshot.load_full();
+        let snapshot = self.state.snapshot_for(slot);
         let Some(plan) = snapshot.listener_for(slot).cloned() else { return };
         self.state.metrics.accepted(plan.name());
         if let Some(why) = self.over_limit(&plan, &snapshot.config) {
@@ -146,6 +142,22 @@ impl Worker {
         let registered = self.state.registry.register(self.ix, plan.identity.clone());
         let accepted = Accepted { worker: self.clone(), snapshot, plan, tcp, peer, registered };
         tokio::spawn(connection::serve(accepted));
+    }
+
+    /// Who was in the queue when the listener closed was promised an answer by the kernel.
+    fn serve_queue(self: &Arc<Self>, slot: ListenerSlot, listener: TcpListener) {
+        // Straight from the socket: the runtime's own accept may say "not now" while the queue is full.
+        let Ok(listener) = listener.into_std() else { return };
+        loop {
+            match listener.accept() {
+                Ok((tcp, peer)) => match tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+                    Ok(tcp) => self.admit(slot, tcp, peer),
+                    Err(error) => events::accept_failed(&self.name_of(slot), &error),
+                },
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock || sys::is_exhaustion(&error) => return,
+                Err(error) => events::accept_failed(&self.name_of(slot), &error),
+            }
+        }
     }
 
     fn refuse(&self, plan: &ListenerPlan, peer: SocketAddr, why: &'static str) {
@@ -165,7 +177,7 @@ impl Worker {
     }
 
     fn name_of(&self, slot: ListenerSlot) -> Name {
-        self.state.snapshot.load().listener(slot).map(|plan| plan.name().clone()).unwrap_or_default()
+        self.state.snapshot_for(slot).listener_for(slot).map(|plan| plan.name().clone()).unwrap_or_default()
     }
 
     /// Descriptors ran out: stop taking more until some have come back. Said once, however often it is tried.

@@ -30,12 +30,17 @@ pub struct Question {
     /// A WebSocket or other upgrade, instead of a plain request.
     #[serde(default)]
     pub upgrade: bool,
+    /// Header fields of the request, `name=value`, one a line.
+    #[serde(default)]
+    pub headers: String,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     #[error("`{0}` is not an IP address")]
     NotAnAddress(String),
+    #[error("`{0}` is not a header field: write name=value")]
+    NotAHeader(String),
     #[error("no listener is named `{name}`; there are: {known}")]
     NoListener { name: String, known: String },
     #[error("say which listener: {0}")]
@@ -179,14 +184,26 @@ fn route(snapshot: &Snapshot, listener: &Listener, question: &Question) -> Resul
     if let Serves::Tcp { cluster } = listener.serves {
         return Ok((Routed { route: listener.name.clone(), cluster, idle: None }, Kind::Tunnel));
     }
+    let headers = headers(&question.headers)?;
     let host = question.host.clone().unwrap_or_default();
     let path = question.path.clone().unwrap_or_else(|| "/".into());
     let path_only = path.split('?').next().unwrap_or("/");
     let plan = snapshot.listeners.iter().find(|plan| plan.config.name == listener.name);
-    let routed = plan.and_then(|plan| plan.routes.find(&host, path_only, &HeaderMap::new()));
+    let routed = plan.and_then(|plan| plan.routes.find(&host, path_only, &headers));
     let kind = if question.upgrade { Kind::Tunnel } else { Kind::Request };
     let routed = routed.ok_or(ExplainError::NoRoute { listener: listener.name.to_string(), host, path })?;
     Ok((routed, kind))
+}
+
+fn headers(lines: &str) -> Result<HeaderMap, ExplainError> {
+    let mut headers = HeaderMap::new();
+    for line in lines.lines().filter(|line| !line.is_empty()) {
+        let wrong = || ExplainError::NotAHeader(line.to_owned());
+        let (name, value) = line.split_once('=').ok_or_else(wrong)?;
+        let name: http::HeaderName = name.trim().parse().map_err(|_cause| wrong())?;
+        headers.append(name, value.trim().parse().map_err(|_cause| wrong())?);
+    }
+    Ok(headers)
 }
 
 fn place(located: &Located) -> Place {

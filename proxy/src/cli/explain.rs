@@ -32,6 +32,9 @@ pub struct ExplainArgs {
     /// The path that the client asks for.
     #[arg(long)]
     path: Option<String>,
+    /// A header field of the request, for routes that match some; may be given several times.
+    #[arg(long = "header", value_name = "NAME=VALUE")]
+    headers: Vec<String>,
     /// A WebSocket or other upgrade instead of a plain request.
     #[arg(long)]
     upgrade: bool,
@@ -57,6 +60,7 @@ pub fn explain(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> 
         host: args.host.clone(),
         path: args.path.clone(),
         upgrade: args.upgrade,
+        headers: args.headers.join("\n"),
     };
     let answered = if args.live { ask_edge(&loaded.config, &question) } else { work_out(loaded.config, &question) };
     match answered {
@@ -77,7 +81,12 @@ fn print(answer: &Answer, json: bool, out: &mut dyn Write) -> Code {
 }
 
 fn ask_edge(config: &Config, question: &Question) -> Result<Answer, String> {
-    let mut target = format!("/api/v1/explain?from={}&upgrade={}", socket::encode(&question.from), question.upgrade);
+    let mut target = format!(
+        "/api/v1/explain?from={}&upgrade={}&headers={}",
+        socket::encode(&question.from),
+        question.upgrade,
+        socket::encode(&question.headers)
+    );
     for (name, value) in [("listener", &question.listener), ("host", &question.host), ("path", &question.path)] {
         if let Some(value) = value {
             target.push_str(&format!("&{name}={}", socket::encode(value)));

@@ -91,6 +91,11 @@ impl ClusterState {
         self.inner().resolved.insert(host.clone(), answer.clone()).is_none_or(|old| old != answer)
     }
 
+    /// How many addresses the last good answer for a name had.
+    pub fn known_addresses(&self, host: &Arc<str>) -> usize {
+        self.inner().resolved.get(host).map_or(0, Vec::len)
+    }
+
     pub fn unresolved_names(&self, config: &Cluster) -> Vec<Arc<str>> {
         let inner = self.inner();
         let mut names: Vec<Arc<str>> =

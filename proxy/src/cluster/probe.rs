@@ -19,6 +19,7 @@ use crate::config::{self, Health, Probe};
 use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::sys;
 use crate::tls::UpstreamTls;
 
 /// Enough of an answer to see its status line.
@@ -102,6 +103,12 @@ impl Prober {
 
     fn judge(&self, result: &Result<(), ProbeError>) {
         let now = self.state.clock.now();
+        if let Err(ProbeError::Connect(error)) = result
+            && sys::is_ours(error)
+        {
+            // Out of descriptors or ports here: no vote, or one busy edge would take its whole fleet down.
+            return events::cannot_probe(&self.state, error);
+        }
         let changed = match result {
             Ok(()) => self.endpoint.vote(|votes| votes.probe_succeeded(self.health.rise, now)),
             Err(error) => self.endpoint.vote(|votes| votes.probe_failed(&error.to_string(), self.health.fall, now)),

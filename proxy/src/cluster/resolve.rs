@@ -21,18 +21,35 @@ use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 
+/// How often a much smaller answer must come before it is believed.
+const BELIEVED_AFTER: u32 = 3;
+
+/// What the system's resolver is configured by.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The running look-ups. Lives on the control thread.
 #[derive(Default)]
 pub struct Lookups {
-    resolver: Option<(Dns, Arc<TokioResolver>)>,
+    resolver: Option<Built>,
     running: HashMap<(Arc<str>, Arc<str>), AbortHandle>,
+}
+
+struct Built {
+    /// Our settings, and the system's where those count.
+    built_from: (Dns, Option<Vec<u8>>),
+    resolver: Arc<TokioResolver>,
+}
+
+fn system_settings(dns: &Dns) -> Option<Vec<u8>> {
+    if dns.resolvers.is_empty() { std::fs::read(RESOLV_CONF).ok() } else { None }
 }
 
 impl Lookups {
     /// Starts, keeps and stops look-ups so that they fit the snapshot.
     pub fn fit(&mut self, state: &Arc<State>, snapshot: &Snapshot) {
         let dns = &snapshot.config.dns;
-        if self.resolver.as_ref().is_some_and(|(built_from, _)| built_from != dns) {
+        let built_from = (dns.clone(), system_settings(dns));
+        if self.resolver.as_ref().is_some_and(|resolver| resolver.built_from != built_from) {
             self.stop();
         }
         let mut wanted = HashMap::new();
@@ -60,6 +77,7 @@ impl Lookups {
                 resolver,
                 min_ttl: dns.min_ttl,
                 max_ttl: dns.max_ttl,
+                doubts: 0,
             };
             self.running.insert((cluster_name, host), tokio::spawn(lookup.run()).abort_handle());
         }
@@ -68,11 +86,14 @@ impl Lookups {
     fn resolver(&mut self, dns: &Dns, state: &State) -> Option<Arc<TokioResolver>> {
         if self.resolver.is_none() {
             match build(dns) {
-                Ok(resolver) => self.resolver = Some((dns.clone(), Arc::new(resolver))),
+                Ok(resolver) => {
+                    let built_from = (dns.clone(), system_settings(dns));
+                    self.resolver = Some(Built { built_from, resolver: Arc::new(resolver) });
+                }
                 Err(error) => events::dns_unusable(state, &error),
             }
         }
-        self.resolver.as_ref().map(|(_, resolver)| resolver.clone())
+        self.resolver.as_ref().map(|built| built.resolver.clone())
     }
 
     fn stop(&mut self) {
@@ -117,10 +138,12 @@ struct Lookup {
     resolver: Arc<TokioResolver>,
     min_ttl: Duration,
     max_ttl: Duration,
+    /// Answers in a row that had lost more than half of the addresses.
+    doubts: u32,
 }
 
 impl Lookup {
-    async fn run(self) {
+    async fn run(mut self) {
         // A trailing dot keeps the search list out of it.
         let name = format!("{}.", self.host.trim_end_matches('.'));
         let mut failures: u32 = 0;
@@ -143,13 +166,26 @@ impl Lookup {
         }
     }
 
-    fn learn(&self, addresses: Vec<IpAddr>) {
-        if addresses.is_empty() {
+    fn learn(&mut self, addresses: Vec<IpAddr>) {
+        if addresses.is_empty() || self.is_doubtful(&addresses) {
             return;
         }
         if self.cluster.resolved(&self.host, addresses.clone()) {
             events::name_resolved(&self.state, &self.cluster.name, &self.host, &addresses);
             self.state.steering_changed.notify_one();
         }
+    }
+
+    /// An answer that has lost more than half of its addresses may be half an answer (one family timed out, a zone is
+    /// being rewritten): it is believed when it comes again and again.
+    fn is_doubtful(&mut self, addresses: &[IpAddr]) -> bool {
+        let known = self.cluster.known_addresses(&self.host);
+        if addresses.len() * 2 >= known {
+            self.doubts = 0;
+            return false;
+        }
+        self.doubts += 1;
+        events::answer_shrank(&self.state, &self.cluster.name, &self.host, known, addresses.len());
+        self.doubts < BELIEVED_AFTER
     }
 }

@@ -56,7 +56,7 @@ pub struct RawFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RawEdge {
-    /// What this process calls itself in logs and metrics. The host name by default.
+    /// What this process calls itself: in its ready line, its status, and `warbler_edge_info`. The host name by default.
     pub name: Option<Placed<String>>,
     /// Where this process stands: latitude and longitude in degrees. Needed to estimate round trips not yet measured.
     pub location: Option<Placed<[f64; 2]>>,

@@ -1,5 +1,6 @@
 //! Answers that are ours: short, and silent about what stands behind the edge.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::stream::Stream;
 
+/// How long a client may take nothing of an answer (nginx's `send_timeout`).
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a refused client may still send before its connection is dropped, so that it gets to read the answer.
 const LINGER: Duration = Duration::from_secs(1);
 /// And how much.
@@ -34,15 +37,28 @@ pub fn closing(status: u16) -> String {
 
 /// Answers on a connection that pingora has not seen, and ends it so that the answer arrives.
 pub async fn write_and_close(stream: &mut Stream, status: u16) {
-    if stream.write_all(closing(status).as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
+    let sending = within(async {
+        stream.write_all(closing(status).as_bytes()).await?;
+        stream.flush().await
+    });
+    if sending.await.is_ok() {
         linger(stream).await;
     }
+}
+
+/// Sends to a client, who must take it in time.
+///
+/// # Errors
+/// When the client is gone, or takes nothing.
+pub async fn within<T>(sending: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, "client takes nothing"));
+    tokio::time::timeout(WRITE_TIMEOUT, sending).await.unwrap_or_else(late)
 }
 
 /// Ends our side, then takes what still comes: a close with unread bytes would be a reset, and the client would lose
 /// the answer.
 pub async fn linger(stream: &mut Stream) {
-    if stream.shutdown().await.is_err() {
+    if AsyncWriteExt::shutdown(stream).await.is_err() {
         return;
     }
     let mut sink = [0; 4096];

@@ -72,13 +72,15 @@ impl Forwarding {
     }
 }
 
-/// Walks the list from our side to the first address that is not a trusted proxy.
+/// Walks the list from our side to the first address that is not a trusted proxy. Each element is judged alone: what a
+/// client wrote in front does not spoil what the proxy wrote behind it.
 fn client_behind(headers: &HeaderMap, hop: IpAddr, config: &Config) -> IpAddr {
-    let values: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let lines: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
     let mut client = hop.to_canonical();
-    for given in values.iter().flat_map(|value| value.split(',')).rev() {
+    for given in lines.iter().flat_map(|line| line.split(|byte| *byte == b',')).rev() {
+        let address = std::str::from_utf8(given).ok().and_then(|given| parse_node(given.trim()));
         // Something that is no address: what stands further left cannot be believed.
-        let Some(address) = parse_node(given.trim()) else { break };
+        let Some(address) = address else { break };
         client = address;
         if !config.trusts(address) {
             break;
@@ -183,6 +185,14 @@ mod tests {
         assert_eq!(client(trusted, "10.0.0.1:1", "1.1.1.1, nonsense, 10.0.0.2"), "10.0.0.2");
         assert_eq!(client(trusted, "10.0.0.1:1", "[2001:db8::7]:4711"), "2001:db8::7");
         assert_eq!(client(trusted, "10.0.0.1:1", "203.0.113.7:4711"), "203.0.113.7");
+    }
+
+    #[test]
+    fn what_a_client_wrote_in_front_does_not_hide_it() {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap());
+        let read = Forwarding::read(&headers, "10.0.0.1:1".parse().unwrap(), false, &config("\"10.0.0.0/8\""));
+        assert_eq!(read.client.to_string(), "203.0.113.7");
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl ProxyHttp for Phases {
 
     async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
         let connection = connection_of(session)?;
+        connection.registered.trip_begins();
+        // A client that takes nothing, by its TCP or its HTTP/2 window, does not hold an endpoint for ever.
+        session.set_write_timeout(Some(answer::WRITE_TIMEOUT));
         passage.begin(connection, session.req_header());
         Ok(())
     }
@@ -160,7 +163,7 @@ struct Refusal {
 impl Passage {
     fn begin(&mut self, connection: Arc<Connection>, request: &RequestHeader) {
         let state = &connection.worker.state;
-        let snapshot = state.snapshot.load_full();
+        let snapshot = state.snapshot_for(connection.slot);
         let forwarding =
             Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
         let mut trip = Trip::new(state.clone(), Kind::Request, connection.origin.clone());
@@ -195,7 +198,7 @@ impl Passage {
         if route::is_ambiguous(request.uri.path()) {
             return refuse(Outcome::BadRequest, 400, false);
         }
-        let Some(plan) = begun.snapshot.listener(begun.connection.slot) else {
+        let Some(plan) = begun.snapshot.listener_for(begun.connection.slot) else {
             return refuse(Outcome::NoRoute, 404, false);
         };
         let Some(routed) = plan.routes.find(host_of(request), request.uri.path(), &request.headers) else {
@@ -323,6 +326,7 @@ fn peer(cluster: &ClusterPlan, address: std::net::SocketAddr) -> HttpPeer {
     options.connection_timeout = Some(config.connect_timeout);
     options.total_connection_timeout = Some(config.connect_timeout);
     options.read_timeout = Some(config.response_timeout);
+    options.write_timeout = Some(config.response_timeout);
     options.idle_timeout = Some(UPSTREAM_IDLE);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     options.tcp_keepalive = (!config.tcp.keepalive.is_zero()).then_some(TcpKeepalive {

@@ -35,16 +35,9 @@ pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
         _command = connection.registered.commanded() => leave.send_replace(true),
     };
     // A cut ends at once what a leave lets finish.
-    let cut = std::future::poll_fn(|cx| {
-        connection.registered.wake_on_command(cx.waker());
-        match connection.registered.command() {
-            Some(crate::registry::Command::Cut(_)) => std::task::Poll::Ready(()),
-            _ => std::task::Poll::Pending,
-        }
-    });
     tokio::select! {
         _ = &mut serving => {}
-        () = cut => {}
+        _reason = connection.registered.cut() => {}
     }
 }
 
@@ -61,8 +54,8 @@ impl HttpServerApp for PerConnection {
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = H2Options::new();
         options.max_concurrent_streams(MAX_STREAMS);
-        let snapshot = self.connection.worker.state.snapshot.load();
-        if let Some(plan) = snapshot.listener(self.connection.slot)
+        let snapshot = self.connection.worker.state.snapshot_for(self.connection.slot);
+        if let Some(plan) = snapshot.listener_for(self.connection.slot)
             && let crate::config::Serves::Http(http) = &plan.config.serves
         {
             options.max_header_list_size(u32::try_from(http.max_head).unwrap_or(u32::MAX));

@@ -67,7 +67,7 @@ impl Scraper {
         let counters = prometheus::IntCounterVec::new(
             Opts::new(
                 "warbler_relayed_bytes_total",
-                "Bytes relayed, counted while they flow: TCP, tunnels, and HTTP bodies.",
+                "Bytes relayed, of tunnels while they flow, of HTTP bodies when the request ends.",
             ),
             &["listener", "direction"],
         )?;
@@ -154,7 +154,10 @@ fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {
         "Downstream connections that this process takes at most.",
     )?;
     limit.set(signed(state.max_connections(state.snapshot.load().config.edge.max_connections)));
-    Ok([cpu.collect(), draining.collect(), dropped.collect(), limit.collect()].concat())
+    let edge =
+        IntGaugeVec::new(Opts::new("warbler_edge_info", "Always 1; the name of this edge is the label."), &["edge"])?;
+    edge.with_label_values(&[&*state.snapshot.load().config.edge.name]).set(1);
+    Ok([edge.collect(), cpu.collect(), draining.collect(), dropped.collect(), limit.collect()].concat())
 }
 
 fn signed(count: usize) -> i64 {

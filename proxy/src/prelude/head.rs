@@ -45,6 +45,8 @@ pub enum HeadError {
     Malformed(&'static str),
     #[error("CONNECT is not served")]
     Connect,
+    #[error("this version of HTTP is not served here")]
+    Version,
     #[error("connection ended inside the request head")]
     Ended,
 }
@@ -168,9 +170,18 @@ fn upgrade(request: &httparse::Request<'_, '_>, length: usize) -> Result<Option<
 
 /// Whether these fields ask for another protocol on the connection.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
-    let mut protocols = tokens(headers, &header::UPGRADE).peekable();
     let listed = tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    listed && protocols.peek().is_some() && !protocols.all(|protocol| protocol.eq_ignore_ascii_case("h2c"))
+    listed && protocols(headers).next().is_some()
+}
+
+/// The protocols that are asked for, without the versions of HTTP: a tunnel of those would carry requests past all
+/// routes, whatever stands beside them in the list.
+pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let is_http = |protocol: &str| {
+        let name = protocol.split('/').next().unwrap_or_default();
+        ["h2c", "h2", "h3", "http"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    };
+    tokens(headers, &header::UPGRADE).filter(move |protocol| !is_http(protocol))
 }
 
 /// The comma-separated tokens of every field with this name.

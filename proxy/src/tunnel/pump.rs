@@ -108,6 +108,16 @@ impl Pump {
         }
     }
 
+    /// The reader takes nothing any more: what still comes is read and dropped, so that the source's end is seen.
+    pub fn reader_is_gone(&mut self) {
+        self.kept = None;
+        self.unflushed = false;
+        self.goodbye = None;
+        if self.stage != Stage::Ended {
+            self.stage = Stage::Dropping { fin_sent: true };
+        }
+    }
+
     /// The reader has answered the goodbye: its stream may end now.
     pub fn goodbye_answered(&mut self) {
         self.may_send_fin = true;

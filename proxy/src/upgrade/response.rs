@@ -9,12 +9,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{strip_hop_by_hop, write_fields};
+use crate::http::answer;
 use crate::prelude::head::tokens;
 use crate::stream::Stream;
 
 /// Largest answer head. nginx takes 4 to 8 KiB, HAProxy 16 KiB.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_FIELDS: usize = 256;
+/// Body bytes passed on at a time.
+const RELAY_BUFFER: usize = 16 * 1024;
 
 /// A response head, and what was read behind it.
 #[derive(Debug)]
@@ -82,12 +85,13 @@ impl Response {
         patience: Duration,
     ) -> Result<(), RelayError> {
         let mut left = Body::of(self, method);
-        client.write_all(&self.framed_head(&left)).await.map_err(RelayError::Client)?;
-        let mut chunk = BytesMut::from(&self.behind[..]);
+        answer::within(client.write_all(&self.framed_head(&left))).await.map_err(RelayError::Client)?;
+        let mut chunk = BytesMut::with_capacity(RELAY_BUFFER.max(self.behind.len()));
+        chunk.extend_from_slice(&self.behind);
         loop {
             let take = left.take(&chunk);
-            client.write_all(&chunk[..take]).await.map_err(RelayError::Client)?;
-            client.flush().await.map_err(RelayError::Client)?;
+            answer::within(client.write_all(&chunk[..take])).await.map_err(RelayError::Client)?;
+            answer::within(client.flush()).await.map_err(RelayError::Client)?;
             if left.is_complete() {
                 return Ok(());
             }

@@ -75,7 +75,7 @@ async fn addresses_that_come_get_clients_and_those_that_leave_keep_theirs() {
         connected(&edge).await;
     }
     let (first, second) = (first.accepted(), second.accepted());
-    assert!(first >= 3 && second >= 4 && first + second == 8, "each gets clients: {first}, {second}");
+    assert!(first >= 2 && second >= 4 && first + second == 8, "each gets clients: {first}, {second}");
 }
 
 #[tokio::test]

@@ -149,7 +149,8 @@ async fn the_websocket_library_of_python_works_through_the_edge() {
     let client = ran(&edge.workspace, Launch::new(python).args(["client.py", &url])).await;
     assert_eq!(client.stdout, "True\nTrue\nTrue\nTrue\n1000\n");
     edge.wait_until_empty().await;
-    assert_eq!(echo.closes(), [Some(1000)]);
+    let closed = eventually(SOON, "the end at the endpoint", async || echo.closes().first().copied()).await.unwrap();
+    assert_eq!(closed, Some(1000));
     let line = edge.wait_for_lines(1).await.remove(0);
     assert_eq!((line["kind"].as_str(), line["status"].as_u64()), (Some("upgrade"), Some(101)));
 }

@@ -180,7 +180,7 @@ async fn a_strict_rule_refuses_rather_than_leaves() {
     assert_eq!((line["outcome"].as_str(), line["status"].as_u64()), (Some("no-endpoint"), Some(503)));
     // The others are as well as ever.
     assert_eq!(goes_to(&edge, "203.0.113.70").await, "virginia");
-    assert_eq!(goes_to(&edge, "192.0.2.1").await, goes_to(&edge, "192.0.2.1").await);
+    assert!(["virginia", "singapore"].contains(&goes_to(&edge, "192.0.2.1").await.as_str()));
     world.stubs[0].restart().await.unwrap();
     let back = async || (goes_to(&edge, "203.0.113.7").await == "frankfurt").then_some(());
     eventually(SOON, "the way back", back).await.unwrap();
