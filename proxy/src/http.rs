@@ -85,8 +85,13 @@ pub async fn serve(opened: Opened) {
             },
             Next::Upgrade(head) => return upgrade::serve(stream, *head, buffer, connection).await,
             // How a kept connection ends; its requests have had their events.
-            Next::Over | Next::Refused(HeadError::TooSlow { began: false }) if connection.has_served() => return,
-            Next::Over => return left_without_request(&connection),
+            Next::Over | Next::Refused(HeadError::TooSlow { began: false }) if connection.has_served() => {
+                return answer::end(&mut stream).await;
+            }
+            Next::Over => {
+                left_without_request(&connection);
+                return answer::end(&mut stream).await;
+            }
             Next::Refused(error) => return refuse(stream, error, &connection).await,
         }
         limits.idle = limits_between_requests(&connection);
@@ -134,7 +139,10 @@ async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
     let mut trip = Trip::new(state, Kind::Connection, connection.origin.clone());
     let (outcome, status) = match error {
         // Nothing was asked, so nothing is answered.
-        HeadError::TooSlow { began: false } => return trip.fail(Outcome::TooSlow, error),
+        HeadError::TooSlow { began: false } => {
+            trip.fail(Outcome::TooSlow, error);
+            return answer::end(&mut stream).await;
+        }
         HeadError::TooSlow { began: true } => (Outcome::TooSlow, 408),
         HeadError::TooLarge => (Outcome::BadRequest, 431),
         HeadError::Malformed(_) => (Outcome::BadRequest, 400),

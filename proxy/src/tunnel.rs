@@ -15,6 +15,7 @@ mod websocket;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -162,7 +163,7 @@ impl<W: Wire> Tunnel<W> {
 
     fn poll_pumps(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Outcome> {
         let up = match self.poll_up(cx, scratch) {
-            Poll::Ready(Err(Broken::Writing(_))) => self.reader_is_gone(Side::Endpoint, cx, scratch),
+            Poll::Ready(Err(Broken::Writing(error))) => self.reader_is_gone(Side::Endpoint, &error, cx, scratch),
             other => other,
         };
         if let Poll::Ready(Err(_)) = up {
@@ -172,7 +173,7 @@ impl<W: Wire> Tunnel<W> {
             self.to_client.goodbye_answered();
         }
         let down = match self.poll_down(cx, scratch) {
-            Poll::Ready(Err(Broken::Writing(_))) => self.reader_is_gone(Side::Client, cx, scratch),
+            Poll::Ready(Err(Broken::Writing(error))) => self.reader_is_gone(Side::Client, &error, cx, scratch),
             other => other,
         };
         if let Poll::Ready(Err(_)) = down {
@@ -195,8 +196,21 @@ impl<W: Wire> Tunnel<W> {
     }
 
     /// A side takes nothing any more. What it sent before, a last message perhaps, still goes to the other.
-    fn reader_is_gone(&mut self, side: Side, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Result<(), Broken>> {
+    fn reader_is_gone(
+        &mut self,
+        side: Side,
+        error: &io::Error,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Broken>> {
         self.gone.get_or_insert(side);
+        // EPIPE: it had closed in order before it threw away what we sent. Anything else is a failure.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            match side {
+                Side::Endpoint => self.to_client.source_was_reset(),
+                Side::Client => self.to_endpoint.source_was_reset(),
+            }
+        }
         match side {
             Side::Endpoint => {
                 self.to_endpoint.reader_is_gone();

@@ -55,6 +55,12 @@ pub async fn within<T>(sending: impl Future<Output = io::Result<T>>) -> io::Resu
     tokio::time::timeout(WRITE_TIMEOUT, sending).await.unwrap_or_else(late)
 }
 
+/// Ends a connection on which nothing is outstanding: TLS is told, too.
+pub async fn end(stream: &mut Stream) {
+    // Who is gone or takes nothing is closed all the same.
+    tokio::time::timeout(LINGER, AsyncWriteExt::shutdown(stream)).await.ok();
+}
+
 /// Ends our side, then takes what still comes: a close with unread bytes would be a reset, and the client would lose
 /// the answer.
 pub async fn linger(stream: &mut Stream) {

@@ -61,6 +61,7 @@ pub struct Pump {
     /// Said to the reader at the next border, before nothing more is sent.
     goodbye: Option<Goodbye>,
     may_send_fin: bool,
+    source_was_reset: bool,
 }
 
 #[derive(Debug)]
@@ -116,6 +117,12 @@ impl Pump {
         if self.stage != Stage::Ended {
             self.stage = Stage::Dropping { fin_sent: true };
         }
+    }
+
+    /// Writing to this direction's source has failed with a reset. The kernel tells that once, so reading will show an
+    /// ordinary end where there was none.
+    pub fn source_was_reset(&mut self) {
+        self.source_was_reset = true;
     }
 
     /// The reader has answered the goodbye: its stream may end now.
@@ -177,6 +184,9 @@ impl Pump {
             ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Reading)?;
             let bytes = buffer.filled();
             if bytes.is_empty() {
+                if self.source_was_reset {
+                    return Poll::Ready(Err(Broken::Reading(io::ErrorKind::ConnectionReset.into())));
+                }
                 self.source_ended();
             } else if self.stage == Stage::Open {
                 let pass = self.admit(bytes);

@@ -33,4 +33,5 @@ mod health;
 mod steering;
 
 mod foreign;
+mod hostile;
 mod im;
