@@ -1,5 +1,7 @@
 //! The pages that tell where things are: every link to a file in them leads to one.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, like the tests")]
+
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
