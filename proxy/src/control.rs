@@ -108,7 +108,7 @@ async fn run(start: Start) -> std::io::Result<()> {
     let (mut watch, mut files_settled) = Watch::start();
     watch.follow(&reloader.watched());
     state.enter(Phase::Running);
-    admin::ready::announce(&state, &reloader.addresses(), &admin_addresses);
+    admin::ready::announce(&state, &admin_addresses);
 
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,7 +149,7 @@ async fn run(start: Start) -> std::io::Result<()> {
                 tokio::select! {
                     stopped = &mut stopping => break stopped,
                     Some(closed) = close_doors.recv() => {
-                        reloader.close_listeners().await;
+                        reloader.close_listeners(&state).await;
                         // A stop that was hurried meanwhile no longer listens.
                         closed.send(()).unwrap_or(());
                     }

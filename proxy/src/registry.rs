@@ -21,6 +21,8 @@ use crate::listener::ListenerIdentity;
 
 /// How many entries are copied out of a shard under one lock.
 const BATCH: usize = 256;
+/// How many places of a shard are looked at under one lock, empty ones too.
+const SCAN: usize = 4 * BATCH;
 
 /// Why a connection is asked to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -263,12 +265,11 @@ impl Registry {
         for shard in 0..self.shards.len() {
             let mut next = 0;
             loop {
-                self.copy_batch(shard, &mut next, &mut batch);
-                if batch.is_empty() {
+                let more = self.copy_batch(shard, &mut next, &mut batch);
+                batch.drain(..).for_each(|entry| visit(&entry));
+                if !more {
                     break;
                 }
-                batch.iter().for_each(&mut visit);
-                batch.clear();
             }
         }
     }
@@ -283,12 +284,15 @@ impl Registry {
         });
     }
 
-    fn copy_batch(&self, shard: usize, next: &mut usize, batch: &mut Vec<Arc<Entry>>) {
+    /// Whether there is more to come.
+    fn copy_batch(&self, shard: usize, next: &mut usize, batch: &mut Vec<Arc<Entry>>) -> bool {
         let slab = self.lock(shard);
-        while batch.len() < BATCH && *next < slab.capacity() {
+        let end = slab.capacity().min(*next + SCAN);
+        while batch.len() < BATCH && *next < end {
             batch.extend(slab.get(*next).cloned());
             *next += 1;
         }
+        *next < slab.capacity()
     }
 
     fn lock(&self, shard: usize) -> std::sync::MutexGuard<'_, Slab<Arc<Entry>>> {

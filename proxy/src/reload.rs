@@ -138,17 +138,15 @@ impl Reloader {
         let snapshot = state.snapshot.load_full();
         let slots = &self.slots;
         self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
+        state.listens_on(self.sockets.addresses());
         self.lookups.fit(state, &snapshot);
         self.probes.fit(state, &snapshot);
         state.metrics.started(snapshot.generation);
     }
 
-    pub fn addresses(&self) -> BTreeMap<String, Vec<String>> {
-        self.sockets.addresses()
-    }
-
-    pub async fn close_listeners(&mut self) {
+    pub async fn close_listeners(&mut self, state: &State) {
         self.sockets.close_all().await;
+        state.listens_on(BTreeMap::new());
     }
 
     /// Every file that the running configuration depends on.
@@ -265,6 +263,7 @@ impl Reloader {
         }
         let slots = &self.slots;
         self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
+        state.listens_on(self.sockets.addresses());
         self.fit(state, &snapshot);
         self.retire(state, running, &snapshot).await;
         events::reload_succeeded(state, generation, trigger, &changes, started.elapsed());

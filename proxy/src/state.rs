@@ -37,6 +37,7 @@ pub struct State {
     clusters: Mutex<BTreeMap<Name, Arc<ClusterState>>>,
     last_reload: Mutex<ReloadResult>,
     said: Mutex<BTreeMap<&'static str, Instant>>,
+    addresses: Mutex<BTreeMap<String, Vec<String>>>,
     /// Snapshots that connections of removed listeners are served by until they have left.
     retired: Mutex<BTreeMap<ListenerSlot, Arc<Snapshot>>>,
     phase: AtomicU8,
@@ -97,6 +98,7 @@ impl State {
             clusters: Mutex::new(clusters),
             last_reload: Mutex::default(),
             said: Mutex::default(),
+            addresses: Mutex::default(),
             retired: Mutex::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             out_of_descriptors: AtomicBool::new(false),
@@ -157,6 +159,15 @@ impl State {
     /// The clusters by name, configured ones and those whose endpoints still have connections.
     pub fn clusters(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<ClusterState>>> {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bound addresses of each listener.
+    pub fn addresses(&self) -> BTreeMap<String, Vec<String>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn listens_on(&self, addresses: BTreeMap<String, Vec<String>>) {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     pub fn last_reload(&self) -> ReloadResult {

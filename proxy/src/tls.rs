@@ -4,6 +4,7 @@
 //! Session tickets belong to the process: clients that resume do so over any reload.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,6 +153,8 @@ fn names(key: &CertifiedKey) -> Vec<String> {
 pub struct UpstreamTls {
     connector: TlsConnector,
     name: ServerName<'static>,
+    /// Tells settings apart by what they hold, not by the path of a file that was written again.
+    pub fingerprint: u64,
     /// The authorities of a `ca` file as pingora takes them; none for the system's.
     pub authorities: Option<Arc<CaType>>,
 }
@@ -172,7 +175,8 @@ impl UpstreamTls {
         // Tunnels and probes speak HTTP/1.1 or no HTTP at all; requests over HTTP/2 go through pingora's own connector.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let authorities = tls.ca.as_deref().map(for_pingora).transpose()?;
-        Ok(UpstreamTls { connector: TlsConnector::from(Arc::new(config)), name, authorities })
+        let fingerprint = fingerprint(tls)?;
+        Ok(UpstreamTls { connector: TlsConnector::from(Arc::new(config)), name, fingerprint, authorities })
     }
 
     /// # Errors
@@ -181,6 +185,15 @@ impl UpstreamTls {
         let tls = self.connector.connect(self.name.clone(), tcp).await?;
         Ok(Io::Tls(Box::new(tokio_rustls::TlsStream::Client(tls))))
     }
+}
+
+fn fingerprint(tls: &config::UpstreamTls) -> Result<u64, TlsError> {
+    let mut hasher = DefaultHasher::new();
+    (&tls.name, tls.verify).hash(&mut hasher);
+    if let Some(ca) = &tls.ca {
+        authority_certificates(Some(ca))?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 /// pingora keeps a parsed certificate beside its bytes.

@@ -1,6 +1,5 @@
 //! Whether this edge should get clients, and the line that says it has started.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,12 +39,12 @@ fn reasons_against(state: &State) -> Vec<String> {
 }
 
 /// The ready line on stdout: one JSON object with every bound address.
-pub fn announce(state: &State, listeners: &BTreeMap<String, Vec<String>>, admin: &(Vec<SocketAddr>, Option<PathBuf>)) {
+pub fn announce(state: &State, admin: &(Vec<SocketAddr>, Option<PathBuf>)) {
     let line = json!({
         "event": "ready",
         "edge": &*state.snapshot.load().config.edge.name,
         "pid": std::process::id(),
-        "addresses": {"listeners": listeners, "admin": admin.0, "socket": admin.1},
+        "addresses": {"listeners": state.addresses(), "admin": admin.0, "socket": admin.1},
     });
     let mut stdout = std::io::stdout().lock();
     // Who started us without a stdout does not wait for this line.

@@ -15,6 +15,7 @@ use crate::state::{Phase, State};
 pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
     let state = &context.state;
     let snapshot = state.snapshot.load_full();
+    let addresses = state.addresses();
     let mut tunnels = 0;
     state.registry.for_each(|entry| tunnels += usize::from(entry.is_tunnel()));
     Json(json!({
@@ -30,6 +31,7 @@ pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
         "tunnels": tunnels,
         "listeners": snapshot.listeners.iter().map(|listener| json!({
             "name": &**listener.name(),
+            "addresses": addresses.get(&**listener.name()),
             "connections": listener.identity.open.load(Relaxed),
             "tls": listener.tls.is_some(),
         })).collect::<Vec<_>>(),

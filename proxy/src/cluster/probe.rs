@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::{ClusterPlan, EndpointState};
-use crate::config::{self, Health, Probe};
+use crate::config::{Health, Probe};
 use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -33,7 +33,7 @@ pub struct Probes {
 
 struct Running {
     health: Health,
-    tls: Option<config::UpstreamTls>,
+    tls: Option<u64>,
     task: AbortHandle,
 }
 
@@ -48,7 +48,7 @@ impl Probes {
         }
         self.running.retain(|key, running| {
             let keep = wanted.get(key).is_some_and(|(cluster, _)| {
-                cluster.config.health == running.health && cluster.config.tls == running.tls
+                cluster.config.health == running.health && fingerprint(cluster) == running.tls
             });
             if !keep {
                 running.task.abort();
@@ -71,7 +71,11 @@ fn start(state: &Arc<State>, cluster: &Arc<ClusterPlan>, member: &Arc<EndpointSt
     let health = cluster.config.health.clone();
     let prober =
         Prober { state: state.clone(), endpoint: member.clone(), health: health.clone(), tls: cluster.tls.clone() };
-    Running { health, tls: cluster.config.tls.clone(), task: tokio::spawn(prober.run()).abort_handle() }
+    Running { health, tls: fingerprint(cluster), task: tokio::spawn(prober.run()).abort_handle() }
+}
+
+fn fingerprint(cluster: &ClusterPlan) -> Option<u64> {
+    cluster.tls.as_ref().map(|tls| tls.fingerprint)
 }
 
 struct Prober {
