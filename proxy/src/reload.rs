@@ -6,6 +6,9 @@
 pub mod diff;
 pub mod files;
 
+mod compile;
+mod resolve;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,54 +16,20 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use self::compile::{Slots, compile};
 use self::files::{FileState, GeoFiles};
+use self::resolve::{Refused, Resolved, resolve};
 use crate::cluster::probe::Probes;
 use crate::cluster::resolve::Lookups;
 use crate::cluster::{ClusterPlan, ClusterState};
-use crate::config::{self, Config, Loaded, Name, OpenFiles, Report, Serves};
+use crate::config::{self, Config, Name};
 use crate::events;
 use crate::leave::{Order, Who};
-use crate::listener::{ListenerIdentity, ListenerPlan, ListenerSlot};
 use crate::registry::LeaveReason;
-use crate::route::Routes;
 use crate::snapshot::Snapshot;
 use crate::sockets::{Prepared, Sockets};
 use crate::state::{ReloadResult, State};
-use crate::tls::{self, Tickets, UpstreamTls};
-
-/// Listener identities, by name, for the life of the process.
-#[derive(Default)]
-pub struct Slots {
-    by_name: BTreeMap<Name, Arc<ListenerIdentity>>,
-}
-
-impl Slots {
-    fn give(&mut self, config: &Config) {
-        for listener in &config.listeners {
-            let next = ListenerSlot(u32::try_from(self.by_name.len()).unwrap_or(u32::MAX));
-            let fresh = || Arc::new(ListenerIdentity::new(next, listener.name.clone()));
-            self.by_name.entry(listener.name.clone()).or_insert_with(fresh);
-        }
-    }
-
-    fn of(&self, name: &Name) -> ListenerSlot {
-        self.by_name.get(name).map_or(ListenerSlot(u32::MAX), |identity| identity.slot)
-    }
-
-    fn identity(&self, name: &Name) -> Arc<ListenerIdentity> {
-        let unknown = || Arc::new(ListenerIdentity::new(ListenerSlot(u32::MAX), name.clone()));
-        self.by_name.get(name).cloned().unwrap_or_else(unknown)
-    }
-}
-
-/// What is resolved of a configuration before it is published: everything that can fail.
-struct Resolved {
-    loaded: Loaded,
-    listener_tls: Vec<Option<Arc<rustls::ServerConfig>>>,
-    cluster_tls: Vec<Option<UpstreamTls>>,
-    geo: Arc<geoip::Geo>,
-    files: FileState,
-}
+use crate::tls::Tickets;
 
 /// Makes snapshots, and everything that goes with them. Lives on the control thread.
 pub struct Reloader {
@@ -364,110 +333,4 @@ pub fn forget_unused(state: &State, snapshot: &Snapshot) {
         cluster.forget_unused(plan.map(|plan| &plan.config), plan.map_or(&[], |plan| &plan.members));
         plan.is_some() || !cluster.is_unused()
     });
-}
-
-/// Why files were refused, and which ones to watch for the mend.
-struct Refused {
-    problems: Vec<String>,
-    report: Option<Report>,
-    files: Vec<PathBuf>,
-}
-
-impl Refused {
-    fn text(&self, consequence: &str) -> String {
-        match &self.report {
-            Some(report) => report.render(consequence),
-            None => {
-                let count = config::diagnostic::counted(self.problems.len(), "problem");
-                let lines: Vec<String> = self.problems.iter().map(|problem| format!("error: {problem}")).collect();
-                format!("{}\n{count}; {consequence}", lines.join("\n"))
-            }
-        }
-    }
-}
-
-fn resolve(path: &std::path::Path, tickets: &Tickets, geo_files: &mut GeoFiles) -> Result<Resolved, Refused> {
-    let loaded = config::load(path, OpenFiles::Yes).map_err(|report| {
-        // What is wrong may be a file that it names: that one is to be watched, too.
-        let files =
-            config::load(path, OpenFiles::No).map_or_else(|_| Vec::new(), |loaded| files::named_files(&loaded.config));
-        Refused { problems: Vec::new(), report: Some(report), files }
-    })?;
-    let config = &loaded.config;
-    let named = files::named_files(config);
-    let files = FileState::look(path, named.clone()).as_loaded(&loaded.sources);
-    let mut problems = Vec::new();
-    let listener_tls = config
-        .listeners
-        .iter()
-        .map(|listener| {
-            let http = match &listener.serves {
-                Serves::Tcp { .. } => None,
-                Serves::Http(http) => Some((http.http1, http.http2)),
-            };
-            let tls = listener.tls.as_ref().map(|tls| tls::server_config(tls, http, tickets)).transpose();
-            tls.unwrap_or_else(|error| {
-                problems.push(format!("listener `{}`: {error}", listener.name));
-                None
-            })
-        })
-        .collect();
-    let cluster_tls = config
-        .clusters
-        .iter()
-        .map(|cluster| {
-            cluster.tls.as_ref().map(UpstreamTls::new).transpose().unwrap_or_else(|error| {
-                problems.push(format!("cluster `{}`: {error}", cluster.name));
-                None
-            })
-        })
-        .collect();
-    let geo = geo_files.load(&config.geoip).unwrap_or_else(|error| {
-        problems.push(error);
-        Arc::default()
-    });
-    if !problems.is_empty() {
-        return Err(Refused { problems, report: None, files: named });
-    }
-    Ok(Resolved { listener_tls, cluster_tls, geo, files, loaded })
-}
-
-fn compile(
-    resolved: Resolved,
-    generation: u64,
-    slots: &Slots,
-    prepared: &Prepared,
-    clusters: &mut BTreeMap<Name, Arc<ClusterState>>,
-    before: Option<&Snapshot>,
-    now: policies::Tick,
-) -> Snapshot {
-    let config = Arc::new(resolved.loaded.config);
-    let plan = |(cluster, tls): (&config::Cluster, Option<UpstreamTls>)| {
-        let state =
-            clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
-        let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, now);
-        let old = before.and_then(|before| before.clusters.iter().find(|old| old.config.name == cluster.name));
-        if let Some(old) = old {
-            plan.warm_up(old);
-        }
-        Arc::new(plan)
-    };
-    let cluster_plans = config.clusters.iter().zip(resolved.cluster_tls).map(plan).collect();
-    let listener = |(listener, tls): (&config::Listener, Option<Arc<rustls::ServerConfig>>)| {
-        let routes = match &listener.serves {
-            Serves::Tcp { .. } => Routes::default(),
-            Serves::Http(http) => Routes::new(&http.routes),
-        };
-        let slot = slots.of(&listener.name);
-        Arc::new(ListenerPlan {
-            slot,
-            config: listener.clone(),
-            routes,
-            tls,
-            took_over: prepared.given_to(slot),
-            identity: slots.identity(&listener.name),
-        })
-    };
-    let listeners = config.listeners.iter().zip(resolved.listener_tls).map(listener).collect();
-    Snapshot { generation, clusters: cluster_plans, listeners, geo: resolved.geo, config }
 }
