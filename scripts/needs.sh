@@ -3,7 +3,7 @@
 # A C compiler (ring, jemalloc, SQLite) and cmake (zlib-ng, through pingora).
 BUILD_PACKAGES="build-essential cmake"
 # Peers and clients of the process tests and of the comparison.
-TEST_PACKAGES="curl mosquitto mosquitto-clients nginx libnginx-mod-stream haproxy nghttp2-client nghttp2-server python3-websockets"
+TEST_PACKAGES="curl mosquitto mosquitto-clients nginx libnginx-mod-stream haproxy python3-websockets"
 
 # Installs the Debian packages that are missing.
 need_packages() {

@@ -80,3 +80,34 @@ pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(keepalive: Duration, user_timeout: Duration) -> TcpOptions {
+        TcpOptions { keepalive, user_timeout, backlog: 1 }
+    }
+
+    #[test]
+    fn a_prepared_socket_looks_for_a_peer_that_has_vanished() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        prepare(&socket, options(Duration::from_secs(300), Duration::from_secs(60))).unwrap();
+        assert!(sockopt::tcp_nodelay(&socket).unwrap() && sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), Duration::from_secs(300));
+        assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), KEEPALIVE_PROBES);
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 60_000);
+        assert!(tcp_info(&socket).unwrap().tcpi_rtt > 0, "a handshake has a round trip");
+    }
+
+    #[test]
+    fn zero_leaves_a_socket_as_the_kernel_makes_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        prepare(&socket, options(Duration::ZERO, Duration::ZERO)).unwrap();
+        assert!(!sockopt::socket_keepalive(&socket).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);
+    }
+}

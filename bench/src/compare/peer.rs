@@ -256,7 +256,9 @@ fn nginx(kind: Kind, port: u16, endpoint: SocketAddr, stream: &Stream) -> String
         }
     };
     format!(
+        // One process, no master: ending it ends nginx, however the measurement ends.
         "{module}daemon off;
+master_process off;
 worker_processes 1;
 worker_rlimit_nofile 20000;
 pid nginx.pid;
