@@ -136,6 +136,8 @@ pub fn never_shutting_down() -> watch::Receiver<bool> {
 
 async fn refuse(mut stream: Stream, error: HeadError, connection: &Connection) {
     let state = connection.worker.state.clone();
+    // This is the connection's one event, also if it is cut while the answer goes out.
+    connection.registered.trip_begins();
     let mut trip = Trip::new(state, Kind::Connection, connection.origin.clone());
     let (outcome, status) = match error {
         // Nothing was asked, so nothing is answered.
@@ -162,6 +164,7 @@ fn left_without_request(connection: &Connection) {
         Some(Command::Cut(reason)) => Outcome::Cut(reason),
         None => Outcome::ClientClosed,
     };
+    connection.registered.trip_begins();
     Trip::new(state, Kind::Connection, connection.origin.clone()).outcome = outcome;
 }
 
