@@ -7,14 +7,19 @@ use std::{
 };
 
 use crate::{
+    accept_rate::AcceptRate,
+    alias::AliasTable,
     dice::Dice,
-    endpoint::{Endpoint, EndpointIx, LocalityIx, Weight},
+    endpoint::{Endpoint, EndpointIx, Locality, LocalityIx},
+    group::{Bound, Group},
     least_connections,
     load::{Lease, Load},
-    p2c::{self, AliasTable},
+    p2c,
     plan::{Kind, PickContext},
+    random,
     round_robin::{self, Schedule},
     snapshot::Policy,
+    tick::Tick,
     tried::Tried,
 };
 
@@ -23,37 +28,86 @@ use crate::{
 pub(crate) struct Candidate {
     pub(crate) endpoint: EndpointIx,
     pub(crate) locality: LocalityIx,
-    weight: Weight,
+    /// What it can carry, relative to its neighbours.
+    weight: u64,
+    /// How often it is drawn: its weight, less what a slow start and a lowered share of its locality take away.
+    draw_weight: u64,
     max_connections: Option<NonZeroU32>,
+    accept_rate: Option<AcceptRate>,
     load: Arc<Load>,
+    limits: Option<Arc<Limited>>,
+}
+
+/// The limits that the endpoints of a locality are under together.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    pub(crate) group: Arc<Group>,
+    pub(crate) bounds: Box<[Bound]>,
 }
 
 impl Candidate {
-    pub(crate) fn new(ix: EndpointIx, endpoint: &Endpoint) -> Self {
+    pub(crate) fn new(ix: EndpointIx, endpoint: &Endpoint, at: &Locality, limits: Option<Arc<Limited>>) -> Self {
+        let weight = u64::from(endpoint.weight.get());
         Self {
             endpoint: ix,
             locality: endpoint.locality,
-            weight: endpoint.weight,
+            weight,
+            draw_weight: weight * u64::from(endpoint.ramp.per_mille()) * u64::from(at.share.as_percent().max(1)),
             max_connections: endpoint.max_connections,
+            accept_rate: endpoint.accept_rate.map(|rate| rate.slowed(endpoint.ramp)),
             load: Arc::clone(&endpoint.load),
+            limits,
         }
     }
 
     /// Whether this client has not been here and there is room. There may be none any more when it is reserved.
-    pub(crate) fn can_take(&self, tried: &Tried) -> bool {
-        !self.is_full() && !tried.contains(self.endpoint)
+    pub(crate) fn can_take(&self, tried: &Tried, now: Tick) -> bool {
+        !self.is_full() && !tried.contains(self.endpoint) && !self.is_early(now) && !self.is_at_limit()
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.max_connections.is_some_and(|max| self.load.leases() >= max.get())
     }
 
-    pub(crate) fn reserve(&self) -> Option<Lease> {
-        self.load.reserve(self.max_connections)
+    /// Whether its accept rate lets nobody in at this moment.
+    pub(crate) fn is_early(&self, now: Tick) -> bool {
+        self.accept_rate.is_some_and(|rate| !self.load.admits(rate, now))
+    }
+
+    /// Whether a limit of its cluster or priority is reached.
+    pub(crate) fn is_at_limit(&self) -> bool {
+        self.limits.as_ref().is_some_and(|limits| !limits.bounds.iter().all(Bound::has_room))
+    }
+
+    /// Takes a lease if all limits allow one more. The accept rate comes last, because a turn that was taken is not given
+    /// back.
+    pub(crate) fn reserve(&self, now: Tick) -> Option<Lease> {
+        let mut lease = self.load.reserve(self.max_connections)?;
+        if let Some(limits) = &self.limits {
+            lease.enter(&limits.group);
+            if !limits.bounds.iter().all(Bound::is_kept) {
+                return None;
+            }
+        }
+        let on_time = self.accept_rate.is_none_or(|rate| self.load.take_turn(rate, now));
+        on_time.then_some(lease)
+    }
+
+    pub(crate) fn load(&self) -> &Arc<Load> {
+        &self.load
     }
 
     pub(crate) fn cost(&self) -> Cost {
-        Cost { connections: u64::from(self.load.leases()) + 1, weight: u64::from(self.weight.get()) }
+        self.cost_by(self.weight)
+    }
+
+    /// The cost for a policy that draws nobody, and so has no other place for what lowers the draws.
+    pub(crate) fn drawn_cost(&self) -> Cost {
+        self.cost_by(self.draw_weight)
+    }
+
+    fn cost_by(&self, weight: u64) -> Cost {
+        Cost { connections: u64::from(self.load.leases()) + 1, weight }
     }
 }
 
@@ -68,13 +122,16 @@ pub(crate) struct Cost {
 
 impl Cost {
     pub(crate) fn compare(self, other: Self) -> std::cmp::Ordering {
-        (self.connections * other.weight).cmp(&(other.connections * self.weight))
+        // Weights have up to 33 bits with what lowers the draws, and counts 32.
+        let crosswise = |connections: u64, weight: u64| u128::from(connections) * u128::from(weight);
+        crosswise(self.connections, other.weight).cmp(&crosswise(other.connections, self.weight))
     }
 }
 
 /// The candidates of one tier and one table for each kind of client.
 #[derive(Debug)]
 pub(crate) struct CandidateSet {
+    /// In the order of their positions.
     candidates: Box<[Candidate]>,
     tunnel: Picker,
     request: Picker,
@@ -88,6 +145,7 @@ pub(crate) struct CandidateSet {
 enum Picker {
     RoundRobin(Arc<Schedule>),
     LeastConnections,
+    Random(Arc<AliasTable>),
     P2c { choices: u8, table: Arc<AliasTable> },
 }
 
@@ -97,11 +155,14 @@ pub(crate) enum Obstacle {
     Empty,
     AllTried,
     Full,
+    TooEarly,
+    AtLimit,
 }
 
 impl CandidateSet {
-    pub(crate) fn new(candidates: Vec<Candidate>, policy: Policy, request_policy: Policy) -> Self {
-        let weights: Vec<Weight> = candidates.iter().map(|candidate| candidate.weight).collect();
+    pub(crate) fn new(mut candidates: Vec<Candidate>, policy: Policy, request_policy: Policy) -> Self {
+        candidates.sort_unstable_by_key(|candidate| candidate.endpoint);
+        let weights: Vec<u64> = candidates.iter().map(|candidate| candidate.draw_weight).collect();
         let tunnel = Picker::new(policy, &weights);
         let request = if request_policy == policy { tunnel.clone() } else { Picker::new(request_policy, &weights) };
         Self { tag: tag(&candidates), candidates: candidates.into(), tunnel, request }
@@ -109,6 +170,11 @@ impl CandidateSet {
 
     pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.candidates
+    }
+
+    pub(crate) fn find(&self, endpoint: EndpointIx) -> Option<&Candidate> {
+        let at = self.candidates.binary_search_by_key(&endpoint, |candidate| candidate.endpoint).ok()?;
+        Some(&self.candidates[at])
     }
 
     /// Takes a candidate as the policy wants it, or, when those that the policy named were full or tried, the least
@@ -122,16 +188,15 @@ impl CandidateSet {
             return Err(Obstacle::Empty);
         }
         self.pick_by_policy(kind, cx)
-            .or_else(|| least_connections::pick(&self.candidates, cx.tried, cx.dice))
-            .ok_or_else(|| self.obstacle(cx.tried))
+            .or_else(|| least_connections::pick(&self.candidates, cx))
+            .ok_or_else(|| self.obstacle(cx.tried, cx.now))
     }
 
     fn pick_by_policy(&self, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Option<(&Candidate, Lease)> {
         match self.picker(kind) {
-            Picker::RoundRobin(schedule) => {
-                round_robin::pick(&self.candidates, schedule, self.cursor(kind), cx.tried, cx.cursors)
-            }
-            Picker::P2c { choices, table } => p2c::pick(&self.candidates, table, *choices, cx.tried, cx.dice),
+            Picker::RoundRobin(schedule) => round_robin::pick(&self.candidates, schedule, self.cursor(kind), cx),
+            Picker::Random(table) => random::pick(&self.candidates, table, cx),
+            Picker::P2c { choices, table } => p2c::pick(&self.candidates, table, *choices, cx),
             // What follows a policy that found nothing is least-connections itself.
             Picker::LeastConnections => None,
         }
@@ -153,9 +218,21 @@ impl CandidateSet {
         }
     }
 
-    fn obstacle(&self, tried: &Tried) -> Obstacle {
-        if self.candidates.iter().all(|candidate| tried.contains(candidate.endpoint)) {
-            Obstacle::AllTried
+    fn obstacle(&self, tried: &Tried, now: Tick) -> Obstacle {
+        let untried = self.candidates.iter().filter(|candidate| !tried.contains(candidate.endpoint));
+        untried.map(|candidate| candidate.obstacle(now)).max().unwrap_or(Obstacle::AllTried)
+    }
+}
+
+impl Candidate {
+    /// What stands in the way of a candidate that was not taken. Losing every race for a last place looks like full.
+    fn obstacle(&self, now: Tick) -> Obstacle {
+        if self.is_full() {
+            Obstacle::Full
+        } else if self.is_at_limit() {
+            Obstacle::AtLimit
+        } else if self.is_early(now) {
+            Obstacle::TooEarly
         } else {
             Obstacle::Full
         }
@@ -163,10 +240,11 @@ impl CandidateSet {
 }
 
 impl Picker {
-    fn new(policy: Policy, weights: &[Weight]) -> Self {
+    fn new(policy: Policy, weights: &[u64]) -> Self {
         match policy {
             Policy::RoundRobin => Self::RoundRobin(Arc::new(Schedule::new(weights))),
             Policy::LeastConnections => Self::LeastConnections,
+            Policy::Random => Self::Random(Arc::new(AliasTable::new(weights))),
             Policy::P2c { choices } => {
                 Self::P2c { choices: choices.clamp(2, 16), table: Arc::new(AliasTable::new(weights)) }
             }
@@ -179,7 +257,7 @@ impl Picker {
 fn tag(candidates: &[Candidate]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for candidate in candidates {
-        (Arc::as_ptr(&candidate.load), candidate.weight).hash(&mut hasher);
+        (Arc::as_ptr(&candidate.load), candidate.draw_weight).hash(&mut hasher);
     }
     hasher.finish()
 }

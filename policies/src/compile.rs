@@ -3,11 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    candidates::{Candidate, CandidateSet},
-    endpoint::{Endpoint, EndpointIx, LocalityIx, Standing},
-    plan::{Plan, Refusal, Tier},
+    candidates::{Candidate, CandidateSet, Limited},
+    endpoint::{Endpoint, EndpointIx, LocalityIx, Share},
+    group::{Bound, Limits},
+    plan::{Level, Plan, Refusal, Tier},
     snapshot::{ClassView, ClusterView},
-    spill::{self, TierHealth},
+    spill::{self, SpillBy, Spreading, TierHealth, TierLoad},
     steering,
 };
 
@@ -23,13 +24,16 @@ pub struct Compiler<'v> {
     view: &'v ClusterView,
     /// The endpoints of each locality.
     by_locality: Vec<Vec<EndpointIx>>,
+    /// The limits that each locality is under, if any.
+    limits: Vec<Option<Arc<Limited>>>,
     sets: HashMap<(Box<[LocalityIx]>, Readiness), Arc<CandidateSet>>,
 }
 
-/// Which endpoints a tier picks from.
+/// Which endpoints a level picks from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Readiness {
-    Ordinary,
+    Healthy,
+    Degraded,
     Panic,
 }
 
@@ -41,34 +45,97 @@ impl<'v> Compiler<'v> {
                 locality.push(ix);
             }
         }
-        Self { view, by_locality, sets: HashMap::new() }
+        let limits = view.localities.iter().map(|locality| limited(view, locality.priority, &locality.group));
+        Self { view, by_locality, limits: limits.collect(), sets: HashMap::new() }
     }
 
     pub fn compile(&mut self, class: &ClassView<'_>) -> Plan {
         let order = steering::order(self.view, class);
-        let health: Vec<TierHealth> = order.tiers.iter().map(|localities| self.health(localities)).collect();
-        let steering = &self.view.steering;
-        let loads = spill::spread(&health, steering.overprovisioning_percent, steering.panic_threshold_percent);
         let refusal = self.refusal(&order);
-        let tiers = order.tiers.into_iter().zip(loads).map(|(localities, load)| {
-            let readiness = if load.panic { Readiness::Panic } else { Readiness::Ordinary };
-            let set = self.set(&localities, readiness);
-            Tier { localities: localities.into(), load_percent: load.percent, panic: load.panic, set }
+        let by = self.spill_by(&order.tiers);
+        let health: Vec<TierHealth> = order.tiers.iter().map(|localities| self.health(localities, by)).collect();
+        let steering = &self.view.steering;
+        let loads = spill::spread(
+            &health,
+            Spreading {
+                overprovisioning_percent: steering.overprovisioning_percent,
+                panic_threshold_percent: steering.panic_threshold_percent,
+                by,
+            },
+        );
+        let levels = self.levels(&order.tiers, &loads);
+        let tiers = order.tiers.into_iter().zip(loads).map(|(localities, load)| Tier {
+            localities: localities.into(),
+            load_percent: load.percent,
+            degraded_percent: load.degraded_percent,
+            panic: load.panic,
         });
-        Plan { tiers: tiers.collect(), refusal }
+        Plan { tiers: tiers.collect(), levels, refusal }
     }
 
-    fn health(&self, localities: &[LocalityIx]) -> TierHealth {
+    /// By capacity only where every locality of the plan has one: a sum of connections and weights would mean nothing.
+    fn spill_by(&self, tiers: &[Vec<LocalityIx>]) -> SpillBy {
+        let known = |ix: &LocalityIx| {
+            self.view.localities[usize::from(ix.0)].capacity.is_some() || self.by_locality[usize::from(ix.0)].is_empty()
+        };
+        match self.view.steering.spill_by {
+            SpillBy::Capacity if tiers.iter().flatten().all(known) => SpillBy::Capacity,
+            _ => SpillBy::Weight,
+        }
+    }
+
+    fn health(&self, localities: &[LocalityIx], by: SpillBy) -> TierHealth {
         let mut health = TierHealth::default();
-        for (_, endpoint) in self.endpoints(localities).filter(|(_, endpoint)| endpoint.standing.takes_in_panic()) {
+        let mut shared = 0;
+        for &locality in localities {
+            let part = self.health_of(locality, by);
+            health.up += part.up;
+            health.degraded += part.degraded;
+            health.total += part.total;
+            health.endpoints += part.endpoints;
+            shared += part.up * u64::from(part.share);
+        }
+        let share = shared.checked_div(health.up).and_then(|share| u32::try_from(share).ok());
+        health.share = share.map_or(100, |share| share.max(1));
+        health
+    }
+
+    fn health_of(&self, ix: LocalityIx, by: SpillBy) -> TierHealth {
+        let locality = &self.view.localities[usize::from(ix.0)];
+        let mut health = TierHealth { share: locality.share.as_percent().into(), ..TierHealth::default() };
+        for (_, endpoint) in self.endpoints(&[ix]).filter(|(_, endpoint)| endpoint.standing.takes_in_panic()) {
             let weight = u64::from(endpoint.weight.get());
-            health.total_weight += weight;
+            health.total += weight;
             health.endpoints += 1;
             if endpoint.standing.takes_new() {
-                health.up_weight += weight;
+                *(if endpoint.degraded { &mut health.degraded } else { &mut health.up }) += weight;
             }
         }
+        if let (SpillBy::Capacity, Some(capacity)) = (by, locality.capacity) {
+            health.measure_by(capacity.get().into(), self.configured_weight(ix));
+        }
         health
+    }
+
+    /// The weight of all endpoints of a locality, whatever their standing: what its declared capacity is for.
+    fn configured_weight(&self, ix: LocalityIx) -> u64 {
+        self.endpoints(&[ix]).map(|(_, endpoint)| u64::from(endpoint.weight.get())).sum()
+    }
+
+    /// What is drawn from: the tiers first, and behind them the degraded endpoints of each.
+    fn levels(&mut self, tiers: &[Vec<LocalityIx>], loads: &[TierLoad]) -> Box<[Level]> {
+        let healthy = tiers.iter().zip(loads).enumerate().map(|(tier, (localities, load))| {
+            let readiness = if load.panic { Readiness::Panic } else { Readiness::Healthy };
+            Level { tier, degraded: false, percent: load.percent, set: self.set(localities, readiness) }
+        });
+        let mut levels: Vec<Level> = healthy.collect();
+        for (tier, (localities, load)) in tiers.iter().zip(loads).enumerate().filter(|(_, (_, load))| !load.panic) {
+            let set = self.set(localities, Readiness::Degraded);
+            if !set.candidates().is_empty() {
+                levels.push(Level { tier, degraded: true, percent: load.degraded_percent, set });
+            }
+        }
+        levels.into()
     }
 
     fn set(&mut self, localities: &[LocalityIx], readiness: Readiness) -> Arc<CandidateSet> {
@@ -76,20 +143,22 @@ impl<'v> Compiler<'v> {
         if let Some(set) = self.sets.get(&key) {
             return Arc::clone(set);
         }
-        let candidates = self
-            .endpoints(localities)
-            .filter(|(_, endpoint)| readiness.admits(endpoint.standing))
-            .map(|(ix, endpoint)| Candidate::new(ix, endpoint))
-            .collect();
-        let set = Arc::new(CandidateSet::new(candidates, self.view.policy, self.view.request_policy));
+        let candidates =
+            self.endpoints(localities).filter(|(_, endpoint)| readiness.admits(endpoint)).map(|(ix, endpoint)| {
+                let at = usize::from(endpoint.locality.0);
+                Candidate::new(ix, endpoint, &self.view.localities[at], self.limits[at].clone())
+            });
+        let set = Arc::new(CandidateSet::new(candidates.collect(), self.view.policy, self.view.request_policy));
         self.sets.insert(key, Arc::clone(&set));
         set
     }
 
+    /// The endpoints of these localities, save of those that are out of service.
     fn endpoints(&self, localities: &[LocalityIx]) -> impl Iterator<Item = (EndpointIx, &'v Endpoint)> {
         let view = self.view;
         localities
             .iter()
+            .filter(|locality| view.localities[usize::from(locality.0)].share != Share::NONE)
             .flat_map(|locality| &self.by_locality[usize::from(locality.0)])
             .map(move |&ix| (ix, &view.endpoints[ix.0 as usize]))
     }
@@ -106,11 +175,38 @@ impl<'v> Compiler<'v> {
     }
 }
 
+/// The limits on a locality of this priority.
+fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>) -> Option<Arc<Limited>> {
+    let of_priority = view.priority_limits.iter().find(|(limited, _)| *limited == priority).map(|(_, limits)| *limits);
+    let bound = |limits: Limits, counts: &dyn Fn(u32) -> bool| {
+        let groups = view.localities.iter().filter(|locality| counts(locality.priority));
+        (!limits.is_unlimited())
+            .then(|| Bound { groups: groups.map(|locality| Arc::clone(&locality.group)).collect(), limits })
+    };
+    let bounds: Box<[Bound]> =
+        [bound(view.limits, &|_| true), of_priority.and_then(|limits| bound(limits, &|other| other == priority))]
+            .into_iter()
+            .flatten()
+            .collect();
+    (!bounds.is_empty()).then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
+}
+
+impl TierHealth {
+    /// Weights become shares of a capacity that is declared for all of them.
+    fn measure_by(&mut self, capacity: u64, weight: u64) {
+        let share = |part: u64| {
+            u64::try_from(u128::from(part) * u128::from(capacity) / u128::from(weight.max(1))).unwrap_or(u64::MAX)
+        };
+        (self.up, self.degraded, self.total) = (share(self.up), share(self.degraded), share(self.total));
+    }
+}
+
 impl Readiness {
-    fn admits(self, standing: Standing) -> bool {
+    fn admits(self, endpoint: &Endpoint) -> bool {
         match self {
-            Self::Ordinary => standing.takes_new(),
-            Self::Panic => standing.takes_in_panic(),
+            Self::Healthy => endpoint.standing.takes_new() && !endpoint.degraded,
+            Self::Degraded => endpoint.standing.takes_new() && endpoint.degraded,
+            Self::Panic => endpoint.standing.takes_in_panic(),
         }
     }
 }
@@ -119,28 +215,20 @@ impl Readiness {
 mod tests {
     use super::*;
     use crate::{
-        endpoint::{Locality, Weight},
-        load::Load,
+        endpoint::Locality,
         snapshot::Policy,
         steering::{Criterion, Steering},
     };
 
     fn view() -> ClusterView {
-        let endpoint = |locality| Endpoint {
-            name: "e".into(),
-            locality: LocalityIx(locality),
-            weight: Weight::default(),
-            max_connections: None,
-            standing: Standing::Up,
-            load: Arc::new(Load::new()),
-        };
-        let locality = Locality { name: "l".into(), priority: 0, rtt_band: None, rtt_ms: None };
+        let endpoint = |locality| Endpoint { name: "e".into(), locality: LocalityIx(locality), ..Endpoint::default() };
         ClusterView {
             endpoints: (0..3).map(endpoint).collect(),
-            localities: vec![locality; 3],
+            localities: (0..3).map(|_| Locality::default()).collect(),
             policy: Policy::P2C,
             request_policy: Policy::RoundRobin,
             steering: Steering { criteria: vec![Criterion::Distance], ..Steering::default() },
+            ..ClusterView::default()
         }
     }
 
@@ -152,9 +240,8 @@ mod tests {
         let far_first = [Some(1000.0), Some(0.0), Some(0.0)];
         let one = compiler.compile(&ClassView { rule: None, distances_km: &near_first });
         let other = compiler.compile(&ClassView { rule: None, distances_km: &far_first });
-        assert!(Arc::ptr_eq(&one.tiers[0].set, &other.tiers[1].set));
-        assert!(Arc::ptr_eq(&one.tiers[1].set, &other.tiers[0].set));
-        assert_eq!(compiler.sets.len(), 2);
+        assert!(Arc::ptr_eq(&one.levels[0].set, &other.levels[1].set));
+        assert!(Arc::ptr_eq(&one.levels[1].set, &other.levels[0].set));
     }
 
     #[test]
@@ -162,6 +249,6 @@ mod tests {
         let view = view();
         let plan = compile(&view, &ClassView::default());
         drop(view);
-        assert_eq!(plan.tiers()[0].endpoints().count(), 3);
+        assert_eq!(plan.endpoints_of(0).count(), 3);
     }
 }

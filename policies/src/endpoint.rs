@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::load::Load;
+use crate::{accept_rate::AcceptRate, group::Group, load::Load, slow_start::Ramp};
 
 /// The position of an endpoint in [`ClusterView::endpoints`](crate::ClusterView::endpoints). It means nothing in another
 /// snapshot; what outlives snapshots is the endpoint's [`Load`].
@@ -14,24 +14,30 @@ use crate::load::Load;
 pub struct EndpointIx(pub u32);
 
 /// The position of a locality in [`ClusterView::localities`](crate::ClusterView::localities).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalityIx(pub u16);
 
 /// One address that can take clients, with what is known of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Endpoint {
-    /// What `explain` shows, for example `10.0.0.1:5222`.
+    /// What `explain` shows, for example `10.0.0.1:5222`. Hash tables go by it, so it is the same on every edge.
     pub name: Arc<str>,
     pub locality: LocalityIx,
     pub weight: Weight,
     /// Leases the endpoint may hold at most; `None` is no limit.
     pub max_connections: Option<NonZeroU32>,
+    /// New connections that it may get in a second; `None` is no limit.
+    pub accept_rate: Option<AcceptRate>,
+    /// How far it has come in its slow start.
+    pub ramp: Ramp,
+    /// It says itself that it does not work well: it gets clients only when the healthy ones cannot carry all of them.
+    pub degraded: bool,
     pub standing: Standing,
     pub load: Arc<Load>,
 }
 
 /// A region or zone: endpoints that are equally near.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Locality {
     pub name: Arc<str>,
     /// Lower is preferred, where steering asks for it.
@@ -41,6 +47,44 @@ pub struct Locality {
     pub rtt_band: Option<u8>,
     /// The figure behind the band, in milliseconds. For `explain` alone; no pick reads it.
     pub rtt_ms: Option<f64>,
+    /// How much of the new clients that steering sends here may come; the rest goes to the next tier.
+    pub share: Share,
+    /// Connections that it is built for, where the spill-over goes by capacity.
+    pub capacity: Option<NonZeroU32>,
+    /// Where leases are summed up, if anything asks for the sum.
+    pub group: Arc<Group>,
+}
+
+/// A share of new clients in whole percent, 0 to 100. Zero takes a locality out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share(u8);
+
+impl Share {
+    pub const ALL: Self = Self(100);
+    pub const NONE: Self = Self(0);
+
+    /// `None` for more than a hundred.
+    pub fn percent(percent: u8) -> Option<Self> {
+        (percent <= 100).then_some(Self(percent))
+    }
+
+    pub fn as_percent(self) -> u8 {
+        self.0
+    }
+
+    /// What is left of this share when `percent` of it is taken away. Never nothing where there was something: only an
+    /// operator takes a locality out of service.
+    pub fn without(self, percent: u8) -> Self {
+        let left = u16::from(self.0) * u16::from(100 - percent.min(100)) / 100;
+        let least = u16::from(self.0.min(1));
+        Self(u8::try_from(left.max(least)).unwrap_or(100))
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::ALL
+    }
 }
 
 /// How much of the traffic an endpoint should carry, relative to its neighbours: 1 to 65535, 1 by default.
@@ -147,6 +191,15 @@ mod tests {
         let takes = |may: fn(Standing) -> bool| Standing::ALL.into_iter().filter(|&s| may(s)).collect::<Vec<_>>();
         assert_eq!(takes(Standing::takes_new), [Standing::Up]);
         assert_eq!(takes(Standing::takes_in_panic), [Standing::Up, Standing::Suspect, Standing::Down]);
+    }
+
+    #[test]
+    fn a_share_that_is_lowered_again_and_again_never_becomes_nothing_by_itself() {
+        assert_eq!(Share::ALL.without(30).as_percent(), 70);
+        assert_eq!(Share::percent(50).map(|half| half.without(50).as_percent()), Some(25));
+        assert_eq!(Share::ALL.without(100).as_percent(), 1);
+        assert_eq!(Share::NONE.without(10), Share::NONE);
+        assert_eq!(Share::percent(101), None);
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use crate::{
     compile::compile,
+    considered::Considered,
     dice::Dice,
-    endpoint::{Endpoint, EndpointIx, LocalityIx, Standing, Weight},
+    endpoint::{Endpoint, EndpointIx, LocalityIx, Share, Standing, Weight},
     plan::{Kind, NoPick, Pick, PickContext, Plan, Reason},
+    slow_start::Ramp,
     snapshot::{ClassView, ClusterView, Policy},
     steering,
 };
@@ -24,6 +26,8 @@ pub struct Explanation {
     pub endpoints: Vec<EndpointExplained>,
     /// Which endpoint these dice chose, or why none. The lease was given back.
     pub outcome: Result<Choice, NoPick>,
+    /// The candidates that the policy compared on the way to it.
+    pub considered: Considered,
 }
 
 /// What steering made of one locality.
@@ -42,6 +46,10 @@ pub struct LocalityExplained {
     pub priority: u32,
     /// What its tier gets of the class's traffic, 0 to 100. Localities of one tier show the same figure and share it.
     pub load_percent: u32,
+    /// What the degraded endpoints of its tier get besides.
+    pub degraded_percent: u32,
+    /// How much of what steering sends here may come.
+    pub share: Share,
     /// Whether its tier ignores health because too much has failed.
     pub panic: bool,
 }
@@ -57,6 +65,8 @@ pub struct EndpointExplained {
     pub weight: Weight,
     pub leases: u32,
     pub max_connections: Option<NonZeroU32>,
+    pub ramp: Ramp,
+    pub degraded: bool,
     pub eligibility: Eligibility,
 }
 
@@ -70,8 +80,14 @@ pub enum Eligibility {
     NoLocality,
     /// Its standing, in ordinary times or in the panic that its tier is in.
     NotReady,
+    /// An operator has taken its locality out of service.
+    LocalityDisabled,
     Tried,
     Full,
+    /// It gets new connections at its accept rate already.
+    RateLimited,
+    /// A limit of its cluster or priority is reached.
+    LimitReached,
 }
 
 /// The endpoint that was chosen: a [`Pick`] without its lease.
@@ -95,6 +111,7 @@ pub fn explain(
     let rule = class.rule.filter(|&rule| rule < view.steering.rules.len());
     // Before the pick, whose own lease would otherwise be shown.
     let endpoints = endpoints(view, &plan, cx);
+    let outcome = plan.pick(kind, cx).map(|pick| Choice::from(&pick));
     Explanation {
         policy: match kind {
             Kind::Tunnel => view.policy,
@@ -104,7 +121,8 @@ pub fn explain(
         strict: rule.is_some_and(|rule| view.steering.rules[rule].strict),
         localities: localities(view, class, &plan),
         endpoints,
-        outcome: plan.pick(kind, cx).map(|pick| Choice::from(&pick)),
+        outcome,
+        considered: cx.considered,
     }
 }
 
@@ -125,6 +143,8 @@ fn localities(view: &ClusterView, class: &ClassView<'_>, plan: &Plan) -> Vec<Loc
                 rtt_band: rank.rtt_band,
                 priority: rank.priority,
                 load_percent: tier.map_or(0, |tier| plan.tiers()[tier].load_percent()),
+                degraded_percent: tier.map_or(0, |tier| plan.tiers()[tier].degraded_percent()),
+                share: locality.share,
                 panic: tier.is_some_and(|tier| plan.tiers()[tier].panic()),
             }
         })
@@ -146,6 +166,8 @@ fn endpoints(view: &ClusterView, plan: &Plan, cx: &PickContext<'_, impl Dice>) -
             weight: endpoint.weight,
             leases: endpoint.load.leases(),
             max_connections: endpoint.max_connections,
+            ramp: endpoint.ramp,
+            degraded: endpoint.degraded,
             eligibility: eligibility(view, plan, cx, ix, endpoint),
         })
         .collect();
@@ -168,10 +190,15 @@ fn eligibility(
     let Some(tier) = tier_of(plan, endpoint.locality) else {
         return Eligibility::OutsideStrictRule;
     };
-    match plan.tiers()[tier].set.candidates().iter().find(|candidate| candidate.endpoint == ix) {
+    if view.localities[usize::from(endpoint.locality.0)].share == Share::NONE {
+        return Eligibility::LocalityDisabled;
+    }
+    match plan.candidates_of(tier).find(|candidate| candidate.endpoint == ix) {
         None => Eligibility::NotReady,
         Some(_) if cx.tried.contains(ix) => Eligibility::Tried,
         Some(candidate) if candidate.is_full() => Eligibility::Full,
+        Some(candidate) if candidate.is_at_limit() => Eligibility::LimitReached,
+        Some(candidate) if candidate.is_early(cx.now) => Eligibility::RateLimited,
         Some(_) => Eligibility::Eligible,
     }
 }
@@ -196,8 +223,11 @@ impl Eligibility {
             Self::OutsideStrictRule => "outside-strict-rule",
             Self::NoLocality => "no-locality",
             Self::NotReady => "not-ready",
+            Self::LocalityDisabled => "locality-disabled",
             Self::Tried => "tried",
             Self::Full => "full",
+            Self::RateLimited => "rate-limited",
+            Self::LimitReached => "limit-reached",
         }
     }
 }

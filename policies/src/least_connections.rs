@@ -3,10 +3,12 @@
 //! It looks at every candidate, so its cost grows with their number. And every edge that sees the same idle endpoint
 //! sends its clients there at once: right for few endpoints behind one edge, while `p2c` is the better default. It is
 //! also what every policy ends with when those that it drew were full, because it finds room wherever there is some.
+//!
+//! Nobody is drawn here, so a slow start and a lowered share of a locality act on the weight that the cost is divided by.
 
 use std::cmp::Ordering;
 
-use crate::{candidates::Candidate, dice::Dice, load::Lease, tried::Tried};
+use crate::{candidates::Candidate, dice::Dice, load::Lease, plan::PickContext};
 
 /// Another worker may take the last place between looking and reserving. Losing that race this often in one pick means
 /// that the tier is as good as full.
@@ -14,12 +16,12 @@ const ATTEMPTS: usize = 3;
 
 pub(crate) fn pick<'a>(
     candidates: &'a [Candidate],
-    tried: &Tried,
-    dice: &mut impl Dice,
+    cx: &mut PickContext<'_, impl Dice>,
 ) -> Option<(&'a Candidate, Lease)> {
     for _ in 0..ATTEMPTS {
-        let best = lowest_cost(candidates, tried, dice)?;
-        if let Some(lease) = best.reserve() {
+        let best = lowest_cost(candidates, cx)?;
+        cx.considered.note(best);
+        if let Some(lease) = best.reserve(cx.now) {
             return Some((best, lease));
         }
     }
@@ -27,13 +29,14 @@ pub(crate) fn pick<'a>(
 }
 
 /// Each of those that tie is as likely as the others. The first of them would be the same one on every worker.
-fn lowest_cost<'a>(candidates: &'a [Candidate], tried: &Tried, dice: &mut impl Dice) -> Option<&'a Candidate> {
-    let mut able = candidates.iter().filter(|candidate| candidate.can_take(tried));
+fn lowest_cost<'a>(candidates: &'a [Candidate], cx: &mut PickContext<'_, impl Dice>) -> Option<&'a Candidate> {
+    let (tried, now) = (cx.tried, cx.now);
+    let mut able = candidates.iter().filter(|candidate| candidate.can_take(tried, now));
     let mut best = able.next()?;
-    let mut lowest = best.cost();
+    let mut lowest = best.drawn_cost();
     let mut tied = 1;
     for candidate in able {
-        let cost = candidate.cost();
+        let cost = candidate.drawn_cost();
         let better = match cost.compare(lowest) {
             Ordering::Less => {
                 tied = 1;
@@ -42,7 +45,7 @@ fn lowest_cost<'a>(candidates: &'a [Candidate], tried: &Tried, dice: &mut impl D
             // The k-th of the tied replaces the one before with a chance of 1/k, which is fair to all of them.
             Ordering::Equal => {
                 tied += 1;
-                dice.below(tied) == 0
+                cx.dice.below(tied) == 0
             }
             Ordering::Greater => false,
         };

@@ -18,15 +18,23 @@ mod snapshot;
 mod steering;
 
 mod endpoint;
+mod group;
 mod load;
+
+mod accept_rate;
+mod slow_start;
 
 mod least_connections;
 mod p2c;
+mod random;
 mod round_robin;
 
+mod alias;
 mod candidates;
+mod considered;
 mod cursors;
 mod dice;
+mod headroom;
 mod spill;
 mod tried;
 
@@ -36,16 +44,22 @@ mod rtt;
 mod rtt_bands;
 mod tick;
 
+pub use accept_rate::AcceptRate;
 pub use compile::{Compiler, compile};
+pub use considered::{Considered, Look};
 pub use cursors::Cursors;
 pub use dice::{Dice, SeededDice};
-pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Standing, Weight};
+pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Share, Standing, Weight};
 pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityExplained, explain};
+pub use group::{Group, Limits};
+pub use headroom::{Headroom, Shedding, Used};
 pub use load::{Lease, Load};
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
 pub use rtt::{RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, RttBands};
+pub use slow_start::{Ramp, SlowStart};
 pub use snapshot::{ClassView, ClusterView, Policy};
+pub use spill::SpillBy;
 pub use steering::{ClientPlace, Criterion, Rule, Steering};
 pub use tick::Tick;
 pub use tried::Tried;

@@ -10,6 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
+    time::Duration,
+};
+
+use crate::{
+    accept_rate::{AcceptRate, Pace},
+    group::{Group, Held},
+    tick::Tick,
 };
 
 /// What is counted for one endpoint, shared by all workers and all snapshots.
@@ -20,6 +27,7 @@ use std::{
 #[repr(align(64))]
 pub struct Load {
     leases: AtomicU32,
+    pace: Pace,
 }
 
 impl Load {
@@ -39,25 +47,57 @@ impl Load {
         let max = max.map_or(u32::MAX, NonZeroU32::get);
         let one_more = |held: u32| (held < max).then(|| held + 1);
         self.leases.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        Some(Lease(Arc::clone(self)))
+        Some(Lease { load: Arc::clone(self), held: None })
+    }
+
+    /// Whether one more connection would be on time at this rate. Takes nothing.
+    pub fn admits(&self, rate: AcceptRate, now: Tick) -> bool {
+        self.pace.admits(rate, now)
+    }
+
+    /// How long until one more connection is on time at this rate.
+    pub fn wait(&self, rate: AcceptRate, now: Tick) -> Duration {
+        self.pace.wait(rate, now)
+    }
+
+    /// Counts one more connection at this rate, if it is on time. What was taken is not given back: a connection that
+    /// fails has cost the endpoint its login all the same.
+    pub(crate) fn take_turn(&self, rate: AcceptRate, now: Tick) -> bool {
+        self.pace.take(rate, now)
     }
 }
 
 /// One connection or request on an endpoint. Dropping it gives it back.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped at once counts nothing"]
-pub struct Lease(Arc<Load>);
+pub struct Lease {
+    load: Arc<Load>,
+    /// Only where somebody limits or needs the sum of a locality.
+    held: Option<Held>,
+}
 
 impl Lease {
     /// The load that this lease is counted in.
     pub fn load(&self) -> &Arc<Load> {
-        &self.0
+        &self.load
+    }
+
+    /// The endpoint has accepted: from here on the lease no longer counts as pending.
+    pub fn connected(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.connected();
+        }
+    }
+
+    /// Counts this lease in the group of its locality, too.
+    pub(crate) fn enter(&mut self, group: &Arc<Group>) {
+        self.held = Some(Held::enter(group));
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.leases.fetch_sub(1, Relaxed);
+        self.load.leases.fetch_sub(1, Relaxed);
     }
 }
 

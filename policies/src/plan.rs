@@ -8,10 +8,12 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     candidates::{Candidate, CandidateSet, Obstacle},
+    considered::Considered,
     cursors::Cursors,
     dice::Dice,
     endpoint::{EndpointIx, LocalityIx},
     load::Lease,
+    tick::Tick,
     tried::Tried,
 };
 
@@ -19,6 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) tiers: Box<[Tier]>,
+    /// What is drawn from: the tiers, and behind them those of their endpoints that are degraded.
+    pub(crate) levels: Box<[Level]>,
     /// What a failed pick means when nothing of the plan stands in the way but the rule.
     pub(crate) refusal: Refusal,
 }
@@ -39,7 +43,16 @@ pub(crate) enum Refusal {
 pub struct Tier {
     pub(crate) localities: Box<[LocalityIx]>,
     pub(crate) load_percent: u32,
+    pub(crate) degraded_percent: u32,
     pub(crate) panic: bool,
+}
+
+/// Endpoints of one tier that get a share of the traffic.
+#[derive(Debug)]
+pub(crate) struct Level {
+    pub(crate) tier: usize,
+    pub(crate) degraded: bool,
+    pub(crate) percent: u32,
     pub(crate) set: Arc<CandidateSet>,
 }
 
@@ -52,13 +65,28 @@ pub enum Kind {
     Request,
 }
 
-/// What a pick needs from the worker that asks for it.
+/// What a pick needs from the worker that asks for it, and of the client.
 #[derive(Debug)]
 pub struct PickContext<'a, D> {
     pub dice: &'a mut D,
     pub cursors: &'a mut Cursors,
     /// Endpoints that failed this client before.
     pub tried: &'a Tried,
+    /// For accept rates and for figures that age.
+    pub now: Tick,
+    /// What the hash policies send by: a hash of the user, of a header, of the address. Without one they pick by dice.
+    pub key: Option<u64>,
+    /// Where the client was a moment ago. It goes there again if that endpoint still takes new clients.
+    pub pin: Option<EndpointIx>,
+    /// Filled in by the pick, also by one that finds nobody.
+    pub considered: Considered,
+}
+
+impl<'a, D: Dice> PickContext<'a, D> {
+    /// A client without key and pin.
+    pub fn new(dice: &'a mut D, cursors: &'a mut Cursors, tried: &'a Tried, now: Tick) -> Self {
+        Self { dice, cursors, tried, now, key: None, pin: None, considered: Considered::default() }
+    }
 }
 
 /// The endpoint for a client, with the lease that counts it there.
@@ -81,6 +109,10 @@ pub enum Reason {
     Spill,
     /// So much of the tier has failed that health is not believed.
     Panic,
+    /// The healthy endpoints cannot carry everything, and this one is degraded.
+    Degraded,
+    /// The client was there a moment ago.
+    Sticky,
 }
 
 /// Why there is no endpoint for a client.
@@ -94,6 +126,10 @@ pub enum NoPick {
     AllFull,
     #[error("every endpoint that is ready was tried for this client")]
     AllTried,
+    #[error("every endpoint that is ready gets new connections at its accept-rate already")]
+    RateLimited,
+    #[error("a limit of the cluster or priority is reached")]
+    LimitReached,
     #[error("the localities that a strict rule allows cannot take this client")]
     StrictRefused,
 }
@@ -108,12 +144,16 @@ impl Plan {
     /// [`NoPick`] says what stands in the way. Under a strict rule that leaves endpoints out it is always
     /// [`NoPick::StrictRefused`]: without the rule the client could have gone there.
     pub fn pick(&self, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
-        let drawn = self.draw_tier(cx.dice);
-        let others = (0..self.tiers.len()).filter(|&tier| tier != drawn);
+        if let Some(pick) = cx.pin.and_then(|pin| self.pick_pinned(pin, cx)) {
+            return Ok(pick);
+        }
+        let drawn = self.draw_level(cx.dice);
+        let others = (0..self.levels.len()).filter(|&level| level != drawn);
         let mut obstacle = Obstacle::Empty;
-        for tier in std::iter::once(drawn).chain(others) {
-            match self.tiers.get(tier).map_or(Err(Obstacle::Empty), |tier| tier.set.pick(kind, cx)) {
-                Ok((candidate, lease)) => return Ok(self.picked(tier, candidate, lease)),
+        for level in std::iter::once(drawn).chain(others) {
+            let Some(level) = self.levels.get(level) else { continue };
+            match level.set.pick(kind, cx) {
+                Ok((candidate, lease)) => return Ok(picked(level.tier, self.reason(level), candidate, lease)),
                 Err(found) => obstacle = obstacle.max(found),
             }
         }
@@ -125,28 +165,47 @@ impl Plan {
         &self.tiers
     }
 
-    /// No die is cast where one tier gets everything, which is nearly always.
-    fn draw_tier(&self, dice: &mut impl Dice) -> usize {
-        if let Some(only) = self.tiers.iter().position(|tier| tier.load_percent == 100) {
+    /// The endpoints that one of [`Self::tiers`] picks from.
+    pub fn endpoints_of(&self, tier: usize) -> impl Iterator<Item = EndpointIx> {
+        self.candidates_of(tier).map(|candidate| candidate.endpoint)
+    }
+
+    pub(crate) fn candidates_of(&self, tier: usize) -> impl Iterator<Item = &Candidate> {
+        self.levels.iter().filter(move |level| level.tier == tier).flat_map(|level| level.set.candidates())
+    }
+
+    /// A client goes back to where it was in ordinary times only: in panic its endpoint may be the one that failed.
+    fn pick_pinned(&self, pin: EndpointIx, cx: &mut PickContext<'_, impl Dice>) -> Option<Pick> {
+        let level = self.levels.iter().find(|level| level.set.find(pin).is_some())?;
+        let candidate = level.set.find(pin)?;
+        if self.tiers[level.tier].panic || cx.tried.contains(pin) {
+            return None;
+        }
+        cx.considered.note(candidate);
+        Some(picked(level.tier, Reason::Sticky, candidate, candidate.reserve(cx.now)?))
+    }
+
+    /// No die is cast where one level gets everything, which is nearly always.
+    fn draw_level(&self, dice: &mut impl Dice) -> usize {
+        if let Some(only) = self.levels.iter().position(|level| level.percent == 100) {
             return only;
         }
         let mut left = dice.below(100);
-        let takes = |tier: &Tier| {
-            let here = left < tier.load_percent;
-            left = left.saturating_sub(tier.load_percent);
+        let takes = |level: &Level| {
+            let here = left < level.percent;
+            left = left.saturating_sub(level.percent);
             here
         };
-        self.tiers.iter().position(takes).unwrap_or(0)
+        self.levels.iter().position(takes).unwrap_or(0)
     }
 
-    fn picked(&self, tier: usize, candidate: &Candidate, lease: Lease) -> Pick {
-        let reason = match tier {
-            _ if self.tiers[tier].panic => Reason::Panic,
+    fn reason(&self, level: &Level) -> Reason {
+        match level.tier {
+            _ if self.tiers[level.tier].panic => Reason::Panic,
+            _ if level.degraded => Reason::Degraded,
             0 => Reason::Preferred,
             _ => Reason::Spill,
-        };
-        let tier = u8::try_from(tier).unwrap_or(u8::MAX);
-        Pick { endpoint: candidate.endpoint, locality: candidate.locality, tier, reason, lease }
+        }
     }
 
     fn refused(&self, obstacle: Obstacle) -> NoPick {
@@ -156,8 +215,15 @@ impl Plan {
             (Refusal::Plain, Obstacle::Empty) => NoPick::NoneReady,
             (Refusal::Plain, Obstacle::AllTried) => NoPick::AllTried,
             (Refusal::Plain, Obstacle::Full) => NoPick::AllFull,
+            (Refusal::Plain, Obstacle::TooEarly) => NoPick::RateLimited,
+            (Refusal::Plain, Obstacle::AtLimit) => NoPick::LimitReached,
         }
     }
+}
+
+fn picked(tier: usize, reason: Reason, candidate: &Candidate, lease: Lease) -> Pick {
+    let tier = u8::try_from(tier).unwrap_or(u8::MAX);
+    Pick { endpoint: candidate.endpoint, locality: candidate.locality, tier, reason, lease }
 }
 
 impl Tier {
@@ -166,19 +232,19 @@ impl Tier {
         &self.localities
     }
 
-    /// How much of the class's traffic this tier gets, 0 to 100. All tiers together get 100.
+    /// How much of the class's traffic its healthy endpoints get, 0 to 100. With what degraded ones get, all tiers have 100.
     pub fn load_percent(&self) -> u32 {
         self.load_percent
+    }
+
+    /// How much its degraded endpoints get besides, because all healthy ones together cannot carry everything.
+    pub fn degraded_percent(&self) -> u32 {
+        self.degraded_percent
     }
 
     /// Whether health is ignored here because too much has failed.
     pub fn panic(&self) -> bool {
         self.panic
-    }
-
-    /// The endpoints that this tier picks from.
-    pub fn endpoints(&self) -> impl Iterator<Item = EndpointIx> {
-        self.set.candidates().iter().map(|candidate| candidate.endpoint)
     }
 }
 
@@ -194,7 +260,7 @@ impl Kind {
 
 impl Reason {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 3] = [Self::Preferred, Self::Spill, Self::Panic];
+    pub const ALL: [Self; 5] = [Self::Preferred, Self::Spill, Self::Panic, Self::Degraded, Self::Sticky];
 
     /// The label of metrics.
     pub fn as_str(self) -> &'static str {
@@ -202,6 +268,8 @@ impl Reason {
             Self::Preferred => "preferred",
             Self::Spill => "spill",
             Self::Panic => "panic",
+            Self::Degraded => "degraded",
+            Self::Sticky => "sticky",
         }
     }
 }
@@ -214,7 +282,15 @@ impl fmt::Display for Reason {
 
 impl NoPick {
     /// Every cause, for metrics that start at zero.
-    pub const ALL: [Self; 5] = [Self::NoEndpoints, Self::NoneReady, Self::AllFull, Self::AllTried, Self::StrictRefused];
+    pub const ALL: [Self; 7] = [
+        Self::NoEndpoints,
+        Self::NoneReady,
+        Self::AllFull,
+        Self::AllTried,
+        Self::RateLimited,
+        Self::LimitReached,
+        Self::StrictRefused,
+    ];
 
     /// The label of metrics.
     pub fn as_str(self) -> &'static str {
@@ -223,6 +299,8 @@ impl NoPick {
             Self::NoneReady => "none-ready",
             Self::AllFull => "all-full",
             Self::AllTried => "all-tried",
+            Self::RateLimited => "rate-limited",
+            Self::LimitReached => "limit-reached",
             Self::StrictRefused => "strict-refused",
         }
     }

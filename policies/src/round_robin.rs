@@ -8,7 +8,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use crate::{candidates::Candidate, cursors::Cursors, endpoint::Weight, load::Lease, tried::Tried};
+use crate::{candidates::Candidate, dice::Dice, load::Lease, plan::PickContext};
 
 /// How many turns that fall to a full or tried endpoint are passed over, before the whole set is searched.
 const TURNS: usize = 4;
@@ -17,14 +17,14 @@ pub(crate) fn pick<'a>(
     candidates: &'a [Candidate],
     schedule: &Schedule,
     cursor: u64,
-    tried: &Tried,
-    cursors: &mut Cursors,
+    cx: &mut PickContext<'_, impl Dice>,
 ) -> Option<(&'a Candidate, Lease)> {
     for _ in 0..TURNS {
-        let turn = cursors.next(cursor, schedule.len());
+        let turn = cx.cursors.next(cursor, schedule.len());
         let candidate = &candidates[schedule.slots[turn as usize] as usize];
-        if !tried.contains(candidate.endpoint)
-            && let Some(lease) = candidate.reserve()
+        cx.considered.note(candidate);
+        if !cx.tried.contains(candidate.endpoint)
+            && let Some(lease) = candidate.reserve(cx.now)
         {
             return Some((candidate, lease));
         }
@@ -46,7 +46,7 @@ const TURNS_PER_ENDPOINT: u64 = 4;
 const MAX_FOR_EXACT_SEQUENCE: usize = 1024;
 
 impl Schedule {
-    pub(crate) fn new(weights: &[Weight]) -> Self {
+    pub(crate) fn new(weights: &[u64]) -> Self {
         let turns = turns(weights);
         let slots = match turns.as_slice() {
             [] => Vec::new(),
@@ -64,8 +64,7 @@ impl Schedule {
 
 /// How many turns of a round each position has: its weight, without common factors, and scaled down where the round would
 /// be too long. Everybody keeps at least one turn.
-fn turns(weights: &[Weight]) -> Vec<u64> {
-    let weights: Vec<u64> = weights.iter().map(|weight| u64::from(weight.get())).collect();
+fn turns(weights: &[u64]) -> Vec<u64> {
     let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
     let reduced: Vec<u64> = weights.iter().map(|weight| weight / divisor).collect();
     let limit = MAX_TURNS.max(TURNS_PER_ENDPOINT * reduced.len() as u64);
@@ -138,8 +137,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn weights(weights: &[u16]) -> Vec<Weight> {
-        weights.iter().map(|&weight| Weight::new(weight).unwrap()).collect()
+    fn weights(weights: &[u16]) -> Vec<u64> {
+        weights.iter().map(|&weight| weight.into()).collect()
     }
 
     /// The round as letters, the first endpoint being `a`.

@@ -2,11 +2,12 @@
 
 use crate::{
     endpoint::{Endpoint, Locality},
+    group::Limits,
     steering::Steering,
 };
 
 /// A cluster at one moment: configuration, health and round-trip times put together, already checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ClusterView {
     /// An endpoint whose locality is not in `localities` is never picked.
     pub endpoints: Vec<Endpoint>,
@@ -16,6 +17,10 @@ pub struct ClusterView {
     /// For requests, which live for milliseconds.
     pub request_policy: Policy,
     pub steering: Steering,
+    /// What all localities may hold together.
+    pub limits: Limits,
+    /// What the localities of one priority may hold together, by [`Locality::priority`].
+    pub priority_limits: Vec<(u32, Limits)>,
 }
 
 /// How an endpoint is chosen among those of one tier that may take a client.
@@ -25,6 +30,8 @@ pub enum Policy {
     RoundRobin,
     /// The lowest (leases + 1) / weight of all. Looks at every endpoint.
     LeastConnections,
+    /// One draw in proportion to weight; no count is looked at.
+    Random,
     /// The lowest (leases + 1) / weight of `choices` that are drawn in proportion to weight: 2 to 16, and anything else
     /// counts as the nearest of these.
     P2c { choices: u8 },
@@ -39,8 +46,15 @@ impl Policy {
         match self {
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",
+            Self::Random => "random",
             Self::P2c { .. } => "p2c",
         }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::P2C
     }
 }
 

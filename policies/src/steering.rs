@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::{
     endpoint::{Locality, LocalityIx},
     snapshot::{ClassView, ClusterView},
+    spill::SpillBy,
 };
 
 /// How localities are ordered, and how traffic spills from one tier to the next.
@@ -29,6 +30,8 @@ pub struct Steering {
     /// Under this share of healthy endpoints, in percent, a tier that is needed uses its failed endpoints too. Zero
     /// disables panic; more than 100 counts as 100.
     pub panic_threshold_percent: u32,
+    /// What a tier's health is measured against.
+    pub spill_by: SpillBy,
 }
 
 impl Steering {
@@ -54,6 +57,7 @@ impl Default for Steering {
             rules: Vec::new(),
             overprovisioning_percent: Self::OVERPROVISIONING_PERCENT,
             panic_threshold_percent: Self::PANIC_THRESHOLD_PERCENT,
+            spill_by: SpillBy::Weight,
         }
     }
 }

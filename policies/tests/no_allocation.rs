@@ -5,12 +5,11 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     num::NonZeroU32,
-    sync::Arc,
 };
 
 use policies::{
-    ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Load, Locality, LocalityIx, PickContext,
-    Policy, SeededDice, Standing, Steering, Tried, Weight, compile,
+    ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx, PickContext, Policy,
+    SeededDice, Standing, Steering, Tick, Tried, Weight, compile,
 };
 
 /// The system's allocator, counting what each thread asks for.
@@ -57,21 +56,24 @@ fn view(policy: Policy) -> ClusterView {
         weight: Weight::new(ix % 7 + 1).expect("1 to 7"),
         max_connections: if ix.is_multiple_of(2) { NonZeroU32::new(2) } else { None },
         standing: if ix.is_multiple_of(5) { Standing::Down } else { Standing::Up },
-        load: Arc::new(Load::new()),
+        ..Endpoint::default()
     };
-    let locality = |ix: u16| Locality { name: "l".into(), priority: ix.into(), rtt_band: None, rtt_ms: None };
+    let locality = |ix: u16| Locality { name: "l".into(), priority: ix.into(), ..Locality::default() };
     ClusterView {
         endpoints: (0..60).map(endpoint).collect(),
         localities: (0..3).map(locality).collect(),
         policy,
         request_policy: policy,
         steering: Steering { criteria: vec![Criterion::Priority], ..Steering::default() },
+        ..ClusterView::default()
     }
 }
 
 #[test]
 fn picking_and_giving_back_allocate_nothing() {
-    for policy in [Policy::RoundRobin, Policy::LeastConnections, Policy::P2C, Policy::P2c { choices: 16 }] {
+    for policy in
+        [Policy::RoundRobin, Policy::LeastConnections, Policy::Random, Policy::P2C, Policy::P2c { choices: 16 }]
+    {
         let view = view(policy);
         let plan = compile(&view, &ClassView::default());
         let (mut dice, mut cursors) = (SeededDice::new(1), Cursors::new(1));
@@ -80,7 +82,7 @@ fn picking_and_giving_back_allocate_nothing() {
             for ix in 0..1000 {
                 let mut tried = Tried::new();
                 tried.push(EndpointIx(ix % 60));
-                let mut cx = PickContext { dice: &mut dice, cursors: &mut cursors, tried: &tried };
+                let mut cx = PickContext::new(&mut dice, &mut cursors, &tried, Tick::default());
                 let kind = if ix % 2 == 0 { Kind::Tunnel } else { Kind::Request };
                 let pick = plan.pick(kind, &mut cx);
                 if ix % 3 == 0 {
@@ -103,7 +105,7 @@ fn being_refused_allocates_nothing() {
     let plan = compile(&view, &ClassView::default());
     let (mut dice, mut cursors, tried) = (SeededDice::new(1), Cursors::new(1), Tried::new());
     let counted = allocations_of(|| {
-        let mut cx = PickContext { dice: &mut dice, cursors: &mut cursors, tried: &tried };
+        let mut cx = PickContext::new(&mut dice, &mut cursors, &tried, Tick::default());
         assert!(plan.pick(Kind::Tunnel, &mut cx).is_err());
     });
     assert_eq!(counted, 0);

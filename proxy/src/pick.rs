@@ -20,7 +20,8 @@ pub fn pick(
     kind: Kind,
     tried: &Tried,
 ) -> Result<(Picked, policies::EndpointIx), NoPick> {
-    let picked = with_local(|local| cluster.pick(client, kind, &mut local.dice, &mut local.cursors, tried));
+    let now = state.clock.now();
+    let picked = with_local(|local| cluster.pick(client, kind, &mut local.dice, &mut local.cursors, tried, now));
     match picked {
         Ok(pick) => {
             let endpoint = Arc::clone(&cluster.members[pick.endpoint.0 as usize]);

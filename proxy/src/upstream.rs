@@ -48,7 +48,12 @@ pub async fn reach(
         let endpoint = picked.endpoint.clone();
         trip.picked = Some(picked);
         match connect(cluster, &endpoint).await {
-            Ok(io) => return Ok(Reached { io, endpoint }),
+            Ok(io) => {
+                if let Some(picked) = &mut trip.picked {
+                    picked.lease.connected();
+                }
+                return Ok(Reached { io, endpoint });
+            }
             Err(error) => {
                 trip.picked = None;
                 if !sys::is_ours(&error) {

@@ -1,10 +1,10 @@
 //! Clusters in few words, and a worker that picks from them.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::num::NonZeroU32;
 
 use policies::{
-    ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Load, Locality, LocalityIx, NoPick, Pick, PickContext,
-    Plan, Policy, SeededDice, Standing, Steering, Tried, Weight, compile,
+    AcceptRate, ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx, NoPick, Pick,
+    PickContext, Plan, Policy, SeededDice, Standing, Steering, Tick, Tried, Weight, compile,
 };
 
 /// A cluster of localities `l0`, `l1`, … with priorities in that order and nothing else that orders them.
@@ -16,23 +16,17 @@ pub(crate) fn cluster(policy: Policy, endpoints: Vec<Endpoint>) -> ClusterView {
         policy,
         request_policy: policy,
         steering: Steering { criteria: vec![policies::Criterion::Priority], ..Steering::default() },
+        ..ClusterView::default()
     }
 }
 
 pub(crate) fn locality(ix: u16) -> Locality {
-    Locality { name: format!("l{ix}").into(), priority: ix.into(), rtt_band: None, rtt_ms: None }
+    Locality { name: format!("l{ix}").into(), priority: ix.into(), ..Locality::default() }
 }
 
 /// An endpoint of weight 1 that is up.
 pub(crate) fn endpoint(locality: u16) -> Endpoint {
-    Endpoint {
-        name: "10.0.0.1:5222".into(),
-        locality: LocalityIx(locality),
-        weight: Weight::default(),
-        max_connections: None,
-        standing: Standing::Up,
-        load: Arc::new(Load::new()),
-    }
+    Endpoint { name: "10.0.0.1:5222".into(), locality: LocalityIx(locality), ..Endpoint::default() }
 }
 
 /// Short forms of what tests change about an endpoint.
@@ -40,6 +34,8 @@ pub(crate) trait With {
     fn weight(self, weight: u16) -> Self;
     fn standing(self, standing: Standing) -> Self;
     fn max(self, max: u32) -> Self;
+    fn rate(self, per_second: f64) -> Self;
+    fn degraded(self) -> Self;
 }
 
 impl With for Endpoint {
@@ -57,9 +53,19 @@ impl With for Endpoint {
         self.max_connections = NonZeroU32::new(max);
         self
     }
+
+    fn rate(mut self, per_second: f64) -> Self {
+        self.accept_rate = AcceptRate::per_second(per_second);
+        self
+    }
+
+    fn degraded(mut self) -> Self {
+        self.degraded = true;
+        self
+    }
 }
 
-pub(crate) const POLICIES: [Policy; 3] = [Policy::RoundRobin, Policy::LeastConnections, Policy::P2C];
+pub(crate) const POLICIES: [Policy; 4] = [Policy::RoundRobin, Policy::LeastConnections, Policy::Random, Policy::P2C];
 
 /// Clients of whom nothing is known.
 pub(crate) const ANYBODY: ClassView<'static> = ClassView { rule: None, distances_km: &[] };
@@ -68,15 +74,27 @@ pub(crate) struct Worker {
     pub(crate) dice: SeededDice,
     pub(crate) cursors: Cursors,
     pub(crate) tried: Tried,
+    pub(crate) now: Tick,
+    pub(crate) key: Option<u64>,
+    pub(crate) pin: Option<EndpointIx>,
 }
 
 impl Worker {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { dice: SeededDice::new(seed), cursors: Cursors::new(seed), tried: Tried::new() }
+        Self {
+            dice: SeededDice::new(seed),
+            cursors: Cursors::new(seed),
+            tried: Tried::new(),
+            now: Tick::default(),
+            key: None,
+            pin: None,
+        }
     }
 
     pub(crate) fn context(&mut self) -> PickContext<'_, SeededDice> {
-        PickContext { dice: &mut self.dice, cursors: &mut self.cursors, tried: &self.tried }
+        let mut cx = PickContext::new(&mut self.dice, &mut self.cursors, &self.tried, self.now);
+        (cx.key, cx.pin) = (self.key, self.pin);
+        cx
     }
 
     pub(crate) fn pick(&mut self, plan: &Plan) -> Result<Pick, NoPick> {

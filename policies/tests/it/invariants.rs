@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use policies::{
     ClassView, ClusterView, Compiler, Cursors, Endpoint, EndpointIx, Kind, Load, LocalityIx, NoPick, Pick, PickContext,
-    Policy, Rule, SeededDice, Standing, Tried, Weight,
+    Policy, Rule, SeededDice, Standing, Tick, Tried, Weight,
 };
 use proptest::prelude::*;
 
@@ -37,6 +37,7 @@ fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![
         Just(Policy::RoundRobin),
         Just(Policy::LeastConnections),
+        Just(Policy::Random),
         (2_u8..5).prop_map(|choices| Policy::P2c { choices }),
     ]
 }
@@ -48,7 +49,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         weight: Weight::new(weight).unwrap(),
         max_connections,
         standing,
-        load: Arc::new(Load::new()),
+        ..Endpoint::default()
     })
 }
 
@@ -124,8 +125,8 @@ impl World {
             let full = endpoint.max_connections.is_some_and(|max| endpoint.load.leases() >= max.get());
             !full && !already.contains(ix)
         };
-        let room = plan.tiers().iter().any(|tier| tier.endpoints().any(could_take));
-        let mut cx = PickContext { dice: &mut self.dice, cursors: &mut self.cursors, tried: &already };
+        let room = (0..plan.tiers().len()).any(|tier| plan.endpoints_of(tier).any(could_take));
+        let mut cx = PickContext::new(&mut self.dice, &mut self.cursors, &already, Tick::default());
         let pick = match plan.pick(kind, &mut cx) {
             Ok(pick) => pick,
             Err(refusal) => {

@@ -10,7 +10,9 @@ fn the_first_tier_gets_everything_while_it_is_healthy() {
         let view = cluster(policy, vec![endpoint(0), endpoint(0), endpoint(1)]);
         let mut worker = Worker::new(1);
         let (counts, picks) = worker.fill(&view, 100);
-        assert!(counts[0].abs_diff(50) < 5 && counts[2] == 0, "{policy:?}: {counts:?}");
+        // Five standard deviations of a fair coin; the other policies look at counts or take turns.
+        let tolerance = if policy == Policy::Random { 25 } else { 5 };
+        assert!(counts[0].abs_diff(50) < tolerance && counts[2] == 0, "{policy:?}: {counts:?}");
         assert!(picks.iter().all(|pick| pick.tier == 0 && pick.reason == Reason::Preferred));
     }
 }

@@ -135,7 +135,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let client = Client::new(from, &located);
     // The dice of this answer: another client of the class may get another endpoint of the same tier.
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
-    let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed));
+    let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed), now);
     let (rule, cell) = cluster.class_of(&client);
     let rtts = cluster.rtts(&snapshot.config.edge);
     Ok(Answer {

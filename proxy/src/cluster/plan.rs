@@ -53,6 +53,7 @@ impl ClusterPlan {
             policy: config.policy,
             request_policy: config.request_policy,
             steering: steering(config),
+            ..ClusterView::default()
         };
         ClusterPlan {
             config: config.clone(),
@@ -99,8 +100,9 @@ impl ClusterPlan {
         dice: &mut impl Dice,
         cursors: &mut Cursors,
         tried: &Tried,
+        now: Tick,
     ) -> Result<Pick, NoPick> {
-        self.plan(self.class_of(client)).pick(kind, &mut PickContext { dice, cursors, tried })
+        self.plan(self.class_of(client)).pick(kind, &mut PickContext::new(dice, cursors, tried, now))
     }
 
     /// Everything that a pick for this client weighs, and its result, by the function that routes live traffic.
@@ -110,11 +112,12 @@ impl ClusterPlan {
         kind: Kind,
         dice: &mut impl Dice,
         cursors: &mut Cursors,
+        now: Tick,
     ) -> policies::Explanation {
         let (rule, cell) = self.class_of(client);
         let distances = self.distances_km(cell);
         let class = ClassView { rule: rule.map(usize::from), distances_km: &distances };
-        policies::explain(&self.view, &class, kind, &mut PickContext { dice, cursors, tried: &Tried::default() })
+        policies::explain(&self.view, &class, kind, &mut PickContext::new(dice, cursors, &Tried::default(), now))
     }
 
     pub fn class_of(&self, client: &Client) -> PlanKey {
@@ -173,6 +176,7 @@ fn steering(config: &config::Cluster) -> Steering {
         rules: config.rules.iter().map(rule).collect(),
         overprovisioning_percent: config.overprovisioning_percent,
         panic_threshold_percent: config.panic_threshold_percent,
+        ..Steering::default()
     }
 }
 
@@ -205,6 +209,7 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
                     max_connections: configured.max_connections,
                     standing: member.standing(),
                     load: member.load.clone(),
+                    ..Endpoint::default()
                 });
                 members.push(member);
             }
@@ -255,6 +260,7 @@ fn localities(config: &config::Cluster, rtts: &[Option<LocalityRtt>], bands: &[O
         priority: locality.priority,
         rtt_band: *band,
         rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
+        ..Locality::default()
     };
     config.localities.iter().zip(rtts).zip(bands).map(locality).collect()
 }

@@ -96,6 +96,19 @@ impl ProxyHttp for Phases {
         e
     }
 
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        #[cfg(unix)] _fd: std::os::fd::RawFd,
+        _digest: Option<&pingora::protocols::Digest>,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        passage.connected();
+        Ok(())
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -252,6 +265,12 @@ impl Passage {
         }
         begun.trip.fail(Outcome::ConnectFailed, e.etype().as_str());
         begun.trip.tries < MAX_TRIES
+    }
+
+    fn connected(&mut self) {
+        if let Some(picked) = self.begun.as_mut().and_then(|begun| begun.trip.picked.as_mut()) {
+            picked.lease.connected();
+        }
     }
 
     fn forward(&self, downstream: &RequestHeader, upstream: &mut RequestHeader) -> Result<()> {
