@@ -24,6 +24,17 @@ mod least_connections;
 mod p2c;
 mod round_robin;
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod bounded_load;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod maglev;
+mod membership;
+mod preference;
+mod primes;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod ring_hash;
+mod stable_hash;
+
 mod candidates;
 mod cursors;
 mod dice;
@@ -36,16 +47,20 @@ mod rtt;
 mod rtt_bands;
 mod tick;
 
+pub use bounded_load::BalanceFactor;
 pub use compile::{Compiler, compile};
 pub use cursors::Cursors;
 pub use dice::{Dice, SeededDice};
 pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Standing, Weight};
 pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityExplained, explain};
 pub use load::{Lease, Load};
+pub use maglev::TableSize;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
+pub use ring_hash::RingSize;
 pub use rtt::{RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, RttBands};
 pub use snapshot::{ClassView, ClusterView, Policy};
+pub use stable_hash::{combine, hash_key};
 pub use steering::{ClientPlace, Criterion, Rule, Steering};
 pub use tick::Tick;
 pub use tried::Tried;
