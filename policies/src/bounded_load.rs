@@ -12,9 +12,9 @@ use crate::endpoint::Weight;
 
 /// How far over its fair share a member may be loaded, in percent: 100 to 65 535, by default 125.
 ///
-/// Near 100 all are even, and many keys are away from their members; at 200 few are. With 125, Vimeo, who brought this to
-/// HAProxy, served video ("Improving load balancing with a new consistent-hashing algorithm", 2016). Envoy calls it
-/// `hash_balance_factor`, HAProxy `hash-balance-factor`; both take no less than 100 and have it off by default.
+/// Near 100 all are even, and many keys are away from their members; at 200 few are. HAProxy's manual calls 125 to 200
+/// reasonable for its `hash-balance-factor`. Envoy's `hash_balance_factor` takes no less than 100 either. Both have it off
+/// by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BalanceFactor(u16);
 
@@ -197,7 +197,7 @@ mod tests {
         }
 
         #[test]
-        fn no_member_ever_passes_its_bound(
+        fn no_arrival_passes_the_bound_whoever_left_before(
             weights in prop::collection::vec(1_u16..100, 1..20),
             percent in 100_u16..300,
             events in prop::collection::vec((0_u64..5, any::<prop::sample::Index>(), prop::bool::weighted(0.7)), 0..300),
