@@ -29,6 +29,17 @@ mod p2c;
 mod random;
 mod round_robin;
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod bounded_load;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod maglev;
+mod membership;
+mod preference;
+mod primes;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
+mod ring_hash;
+mod stable_hash;
+
 mod alias;
 mod candidates;
 mod considered;
@@ -45,6 +56,7 @@ mod rtt_bands;
 mod tick;
 
 pub use accept_rate::AcceptRate;
+pub use bounded_load::BalanceFactor;
 pub use compile::{Compiler, compile};
 pub use considered::{Considered, Look};
 pub use cursors::Cursors;
@@ -54,12 +66,15 @@ pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityE
 pub use group::{Group, Limits};
 pub use headroom::{Headroom, Shedding, Used};
 pub use load::{Lease, Load};
+pub use maglev::TableSize;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
+pub use ring_hash::RingSize;
 pub use rtt::{RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, RttBands};
 pub use slow_start::{Ramp, SlowStart};
 pub use snapshot::{ClassView, ClusterView, Policy};
 pub use spill::SpillBy;
+pub use stable_hash::{combine, hash_key};
 pub use steering::{ClientPlace, Criterion, Rule, Steering};
 pub use tick::Tick;
 pub use tried::Tried;
