@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
+use crate::events;
 use crate::leave::{self, ORDERS, Order};
 use crate::reload::{Reloader, forget_unused};
 use crate::sockets::Prepared;
@@ -179,6 +180,7 @@ enum How {
 fn on_beat(state: &State) {
     state.registry.sweep_idle(BEAT);
     state.forget_retired();
+    end_votes(state);
     let snapshot = state.snapshot.load_full();
     let mut changed = false;
     for cluster in &snapshot.clusters {
@@ -188,6 +190,18 @@ fn on_beat(state: &State) {
         state.steering_changed.notify_one();
     }
     forget_unused(state, &snapshot);
+}
+
+/// Votes that were cast until a time end there.
+fn end_votes(state: &State) {
+    let now = state.clock.now();
+    let clusters: Vec<_> = state.clusters().values().cloned().collect();
+    for endpoint in clusters.iter().flat_map(|cluster| cluster.endpoints()) {
+        if endpoint.vote(|votes| votes.expire(now)) {
+            events::standing_changed(state, &endpoint);
+            state.steering_changed.notify_one();
+        }
+    }
 }
 
 /// The signals that the process understands.

@@ -57,16 +57,17 @@ pub fn trip_ended(trip: &Trip, picked: Option<(&EndpointState, &Name, Reason)>) 
     });
 }
 
-/// An endpoint's standing changed.
+/// An endpoint's standing changed: the vote that counts now, and whose it is.
 pub fn standing_changed(state: &State, endpoint: &EndpointState) {
     let votes = endpoint.votes();
-    let vote = votes.worst();
+    let (source, vote) = votes.worst();
     state.metrics.standing_changed(&endpoint.cluster, vote.standing);
     let (cluster, endpoint, standing) = (&*endpoint.cluster, endpoint.address, vote.standing.as_str());
+    let (source, reason) = (source.as_str(), &*vote.reason);
     if vote.standing == policies::Standing::Up {
-        info!(cluster, %endpoint, standing, reason = &*vote.reason, "endpoint changed its standing");
+        info!(cluster, %endpoint, standing, source, reason, "endpoint changed its standing");
     } else {
-        warn!(cluster, %endpoint, standing, reason = &*vote.reason, "endpoint changed its standing");
+        warn!(cluster, %endpoint, standing, source, reason, "endpoint changed its standing");
     }
 }
 

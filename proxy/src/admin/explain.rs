@@ -107,7 +107,10 @@ pub struct Endpoint {
     pub name: String,
     pub locality: String,
     pub standing: String,
+    /// Of the vote that counts: whose it is, why, and since when.
+    pub source: String,
     pub reason: String,
+    pub since_seconds: u64,
     pub weight: u16,
     pub connections: u32,
     pub max_connections: Option<u32>,
@@ -153,7 +156,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
             cell: cell.to_string(),
         },
         localities: explanation.localities.iter().map(|explained| locality(&rtts, explained)).collect(),
-        endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint)).collect(),
+        endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint, now)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
             endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
             locality: cluster.locality_name(choice.locality).to_string(),
@@ -238,13 +241,16 @@ fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplaine
     }
 }
 
-fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained) -> Endpoint {
-    let member = &cluster.members[explained.endpoint.0 as usize];
+fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now: Tick) -> Endpoint {
+    let votes = cluster.members[explained.endpoint.0 as usize].votes();
+    let (source, vote) = votes.worst();
     Endpoint {
         name: explained.name.to_string(),
         locality: cluster.locality_name(explained.locality).to_string(),
         standing: explained.standing.as_str().to_owned(),
-        reason: member.votes().worst().reason.to_string(),
+        source: source.as_str().to_owned(),
+        reason: vote.reason.to_string(),
+        since_seconds: now.since(vote.since).as_secs(),
         weight: explained.weight.get(),
         connections: explained.leases,
         max_connections: explained.max_connections.map(std::num::NonZeroU32::get),
@@ -338,7 +344,7 @@ impl fmt::Display for Endpoint {
             self.name, self.locality, self.standing, self.weight, self.eligibility
         )?;
         if self.standing != "up" {
-            write!(f, " ({})", self.reason)?;
+            write!(f, " ({}: {}, for {} s)", self.source, self.reason, self.since_seconds)?;
         }
         Ok(())
     }

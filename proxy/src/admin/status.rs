@@ -5,9 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State as Shared;
+use policies::Tick;
 use serde_json::{Value, json};
 
 use super::Context;
+use crate::cluster::votes::{Source, Vote};
 use crate::cluster::{ClusterPlan, EndpointState};
 use crate::config::{self, RttFrom};
 use crate::state::{Phase, State};
@@ -94,7 +96,8 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
 
 fn endpoint(state: &State, member: &EndpointState, name: &str, weight: Option<u16>) -> Value {
     let votes = member.votes();
-    let vote = votes.worst();
+    let (source, vote) = votes.worst();
+    let now = state.clock.now();
     let millis = |from| member.rtt(from).map(|rtt| rtt.as_secs_f64() * 1000.0);
     json!({
         "name": name,
@@ -102,10 +105,22 @@ fn endpoint(state: &State, member: &EndpointState, name: &str, weight: Option<u1
         "weight": weight,
         "standing": vote.standing.as_str(),
         "reason": &*vote.reason,
-        "since_seconds": state.clock.now().since(vote.since).as_secs(),
+        "source": source.as_str(),
+        "since_seconds": now.since(vote.since).as_secs(),
+        "votes": votes.all().map(|(source, vote)| self::vote(source, vote, now)).collect::<Vec<_>>(),
         "connections": member.load.leases(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),
         "rtt_ms": {"probe": millis(RttFrom::Probe), "handshake": millis(RttFrom::Handshake)},
+    })
+}
+
+fn vote(source: Source, vote: &Vote, now: Tick) -> Value {
+    json!({
+        "source": source.as_str(),
+        "standing": vote.standing.as_str(),
+        "reason": &*vote.reason,
+        "since_seconds": now.since(vote.since).as_secs(),
+        "seconds_left": vote.until.map(|until| until.since(now).as_secs_f64()),
     })
 }

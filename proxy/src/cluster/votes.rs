@@ -1,112 +1,156 @@
 //! Health as votes: each source has one, the worst counts, and only the source that cast a vote takes it back.
+//!
+//! A source that has nothing against an endpoint votes `up`. So there is always a vote of each, with its reason and the
+//! time since when it stands, and "why does this endpoint get nobody" has one answer for each source.
+
+mod probing;
 
 use std::sync::Arc;
 
 use policies::{Standing, Tick};
+
+use self::probing::Probing;
+
+/// Who may vote. Of several votes that are equally bad, the one of the first source here is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// Active probes: up, in doubt, down.
+    Probes,
+    /// Outlier detection on live traffic: suspect until a time.
+    Outlier,
+    /// The endpoint's own word, by `agent-check`.
+    Agent,
+    /// A person: draining or maintenance.
+    Operator,
+    /// The files, DNS or discovery: an endpoint that they no longer name drains.
+    Membership,
+}
+
+impl Source {
+    /// Every source, in the order of its votes.
+    pub const ALL: [Source; 5] = [Source::Probes, Source::Outlier, Source::Agent, Source::Operator, Source::Membership];
+
+    /// The word that status and the log use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Probes => "probes",
+            Source::Outlier => "outlier",
+            Source::Agent => "agent",
+            Source::Operator => "operator",
+            Source::Membership => "membership",
+        }
+    }
+
+    /// What this source's vote says while it has nothing against an endpoint.
+    fn content(self) -> &'static str {
+        match self {
+            Source::Probes => "not probed",
+            Source::Outlier => "not ejected",
+            Source::Agent => "nothing said",
+            Source::Operator => "no order",
+            Source::Membership => "configured",
+        }
+    }
+}
 
 /// What one source says, and since when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Vote {
     pub standing: Standing,
     pub reason: Arc<str>,
+    /// When this source came to this standing; another reason for the same standing leaves it.
     pub since: Tick,
+    /// When the vote ends by itself: an ejection. `None`: when its source takes it back.
+    pub until: Option<Tick>,
 }
 
 /// The votes on one endpoint.
 #[derive(Debug, Clone)]
 pub struct Votes {
-    probes: Vote,
-    membership: Vote,
-    good_in_a_row: u32,
-    bad_in_a_row: u32,
-    /// A probe has come back well at least once.
-    proven: bool,
+    /// By [`Source`].
+    votes: [Vote; Source::ALL.len()],
+    probing: Probing,
 }
 
 impl Votes {
     /// Up until something says otherwise: an edge that starts serves at once. The first failed probe of an endpoint
     /// that never answered one takes it down at once (HAProxy's `init-state up`).
     pub fn new(now: Tick) -> Votes {
-        Votes {
-            probes: Vote { standing: Standing::Up, reason: "not probed yet".into(), since: now },
-            membership: Vote { standing: Standing::Up, reason: "configured".into(), since: now },
-            good_in_a_row: 0,
-            bad_in_a_row: 0,
-            proven: false,
-        }
+        let up =
+            |source: Source| Vote { standing: Standing::Up, reason: source.content().into(), since: now, until: None };
+        let mut votes = Votes { votes: Source::ALL.map(up), probing: Probing::default() };
+        votes.cast(Source::Probes, Standing::Up, "not probed yet", now);
+        votes
     }
 
     pub fn standing(&self) -> Standing {
-        self.worst().standing
+        self.worst().1.standing
     }
 
-    /// The vote that counts.
-    pub fn worst(&self) -> &Vote {
-        if self.membership.standing > self.probes.standing { &self.membership } else { &self.probes }
+    /// The vote that counts, and whose it is.
+    pub fn worst(&self) -> (Source, &Vote) {
+        let first = (Source::Probes, self.of(Source::Probes));
+        self.all().fold(first, |worst, vote| if vote.1.standing > worst.1.standing { vote } else { worst })
     }
 
-    /// In doubt: probed at the fast interval.
-    pub fn in_doubt(&self) -> bool {
-        self.probes.standing == Standing::Suspect || (self.probes.standing == Standing::Down && self.good_in_a_row > 0)
+    pub fn of(&self, source: Source) -> &Vote {
+        &self.votes[source as usize]
     }
 
-    pub fn probe_succeeded(&mut self, rise: u32, now: Tick) {
-        self.bad_in_a_row = 0;
-        self.good_in_a_row = self.good_in_a_row.saturating_add(1);
-        if !self.proven && self.probes.standing == Standing::Up {
-            self.probes = Vote { standing: Standing::Up, reason: "probe succeeded".into(), since: now };
+    /// Every source with its vote, in the order of [`Source::ALL`].
+    pub fn all(&self) -> impl Iterator<Item = (Source, &Vote)> {
+        Source::ALL.into_iter().zip(&self.votes)
+    }
+
+    /// Replaces the vote of `source`, until it casts another one or withdraws.
+    pub fn cast(&mut self, source: Source, standing: Standing, reason: &str, now: Tick) {
+        self.replace(source, standing, reason, now, None);
+    }
+
+    /// As [`Votes::cast`], for a vote that ends by itself: [`Votes::expire`] withdraws it at `until`.
+    pub fn cast_until(&mut self, source: Source, standing: Standing, reason: &str, now: Tick, until: Tick) {
+        self.replace(source, standing, reason, now, Some(until));
+    }
+
+    /// `source` has nothing against the endpoint any more.
+    pub fn withdraw(&mut self, source: Source, now: Tick) {
+        self.cast(source, Standing::Up, source.content(), now);
+    }
+
+    /// Withdraws the votes whose time is over.
+    pub fn expire(&mut self, now: Tick) {
+        for source in Source::ALL {
+            if self.of(source).until.is_some_and(|until| until <= now) {
+                self.withdraw(source, now);
+            }
         }
-        self.proven = true;
-        // In doubt one good probe is enough; from down it takes `rise` of them.
-        if self.probes.standing == Standing::Suspect || self.good_in_a_row >= rise {
-            self.cast_by_probes(Standing::Up, "probe succeeded", now);
-        }
     }
 
-    pub fn probe_failed(&mut self, why: &str, fall: u32, now: Tick) {
-        self.good_in_a_row = 0;
-        self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
-        if !self.proven || self.bad_in_a_row >= fall || self.probes.standing == Standing::Down {
-            self.cast_by_probes(Standing::Down, why, now);
-        } else {
-            self.cast_by_probes(Standing::Suspect, why, now);
+    fn replace(&mut self, source: Source, standing: Standing, reason: &str, now: Tick, until: Option<Tick>) {
+        let vote = &mut self.votes[source as usize];
+        if vote.standing != standing {
+            (vote.standing, vote.since) = (standing, now);
         }
-    }
-
-    /// Probing was turned off: what it said no longer counts.
-    pub fn probes_withdrawn(&mut self, now: Tick) {
-        self.good_in_a_row = 0;
-        self.bad_in_a_row = 0;
-        self.cast_by_probes(Standing::Up, "not probed", now);
+        if &*vote.reason != reason {
+            vote.reason = reason.into();
+        }
+        vote.until = until;
     }
 
     /// The files no longer name this endpoint; true when they did until now.
     pub fn removed(&mut self, now: Tick) -> bool {
-        let news = self.membership.standing != Standing::Draining;
-        if news {
-            self.membership =
-                Vote { standing: Standing::Draining, reason: "removed from the configuration".into(), since: now };
-        }
+        let news = !self.is_removed();
+        self.cast(Source::Membership, Standing::Draining, "removed from the configuration", now);
         news
     }
 
     pub fn is_removed(&self) -> bool {
-        self.membership.standing == Standing::Draining
+        self.of(Source::Membership).standing == Standing::Draining
     }
 
     /// The files name it (again).
     pub fn configured(&mut self, now: Tick) {
-        if self.membership.standing != Standing::Up {
-            self.membership = Vote { standing: Standing::Up, reason: "configured".into(), since: now };
-        }
-    }
-
-    fn cast_by_probes(&mut self, standing: Standing, reason: &str, now: Tick) {
-        if self.probes.standing != standing {
-            self.probes = Vote { standing, reason: reason.into(), since: now };
-        } else if standing != Standing::Up && &*self.probes.reason != reason {
-            self.probes.reason = reason.into();
-        }
+        self.withdraw(Source::Membership, now);
     }
 }
 
@@ -115,53 +159,14 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn at(seconds: u64) -> Tick {
+    pub(super) fn at(seconds: u64) -> Tick {
         Tick(Duration::from_secs(seconds))
     }
 
-    fn proven() -> Votes {
+    pub(super) fn proven() -> Votes {
         let mut votes = Votes::new(at(0));
         votes.probe_succeeded(2, at(1));
         votes
-    }
-
-    #[test]
-    fn one_failed_probe_is_a_doubt_and_three_in_a_row_are_down() {
-        let mut votes = proven();
-        votes.probe_failed("refused", 3, at(2));
-        assert_eq!(votes.standing(), Standing::Suspect);
-        assert!(votes.in_doubt());
-        votes.probe_failed("refused", 3, at(3));
-        votes.probe_failed("timed out", 3, at(4));
-        assert_eq!(votes.standing(), Standing::Down);
-        assert_eq!(*votes.worst(), Vote { standing: Standing::Down, reason: "timed out".into(), since: at(4) });
-    }
-
-    #[test]
-    fn a_doubt_ends_with_one_good_probe() {
-        let mut votes = proven();
-        votes.probe_failed("refused", 3, at(2));
-        votes.probe_succeeded(2, at(3));
-        assert_eq!(votes.standing(), Standing::Up);
-    }
-
-    #[test]
-    fn an_endpoint_that_was_down_needs_rise_good_probes() {
-        let mut votes = proven();
-        (2..5).for_each(|second| votes.probe_failed("refused", 3, at(second)));
-        votes.probe_succeeded(2, at(6));
-        assert_eq!(votes.standing(), Standing::Down);
-        assert!(votes.in_doubt());
-        votes.probe_succeeded(2, at(7));
-        assert_eq!(votes.standing(), Standing::Up);
-    }
-
-    #[test]
-    fn an_endpoint_that_never_answered_goes_down_at_its_first_failure() {
-        let mut votes = Votes::new(at(0));
-        assert_eq!(votes.standing(), Standing::Up);
-        votes.probe_failed("refused", 3, at(1));
-        assert_eq!(votes.standing(), Standing::Down);
     }
 
     #[test]
@@ -180,5 +185,40 @@ mod tests {
         assert!(votes.removed(at(2)));
         (3..6).for_each(|second| votes.probe_failed("refused", 3, at(second)));
         assert_eq!(votes.standing(), Standing::Down);
+    }
+
+    #[test]
+    fn only_the_source_that_cast_a_vote_takes_it_back() {
+        let mut votes = proven();
+        votes.cast(Source::Operator, Standing::Maintenance, "disk swap", at(2));
+        votes.cast(Source::Agent, Standing::Draining, "drain", at(3));
+        for other in [Source::Probes, Source::Outlier, Source::Agent, Source::Membership] {
+            votes.withdraw(other, at(4));
+            assert_eq!(votes.standing(), Standing::Maintenance, "{other:?}");
+        }
+        votes.withdraw(Source::Operator, at(5));
+        assert_eq!(votes.standing(), Standing::Up);
+        assert_eq!(votes.of(Source::Operator).since, at(5));
+    }
+
+    #[test]
+    fn another_reason_for_the_same_standing_keeps_its_since() {
+        let mut votes = proven();
+        votes.cast(Source::Agent, Standing::Down, "disk full", at(2));
+        votes.cast(Source::Agent, Standing::Down, "disk broken", at(3));
+        let (source, vote) = votes.worst();
+        assert_eq!((source, &*vote.reason, vote.since), (Source::Agent, "disk broken", at(2)));
+    }
+
+    #[test]
+    fn an_ejection_ends_at_its_time_and_other_votes_stay() {
+        let mut votes = proven();
+        votes.cast_until(Source::Outlier, Standing::Suspect, "5 gateway errors in a row", at(2), at(32));
+        votes.cast(Source::Operator, Standing::Draining, "drain", at(3));
+        votes.expire(at(31));
+        assert_eq!(votes.of(Source::Outlier).until, Some(at(32)));
+        votes.expire(at(32));
+        assert_eq!((votes.of(Source::Outlier).standing, votes.of(Source::Outlier).until), (Standing::Up, None));
+        assert_eq!(votes.standing(), Standing::Draining);
     }
 }
