@@ -15,7 +15,7 @@ use crate::endpoint::Weight;
 /// Near 100 all are even, and many keys are away from their members; at 200 few are. HAProxy's manual calls 125 to 200
 /// reasonable for its `hash-balance-factor`. Envoy's `hash_balance_factor` takes no less than 100 either. Both have it off
 /// by default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BalanceFactor(u16);
 
 impl BalanceFactor {
@@ -67,6 +67,7 @@ impl Bound {
     }
 
     /// What a member may have at most: ceil(factor / 100 × (total load + 1) × weight / total weight). Never under one.
+    #[cfg(test)]
     pub(crate) fn capacity(&self, weight: Weight) -> u64 {
         let share = (self.allowed * u128::from(weight.get())).div_ceil(self.shares.max(1));
         u64::try_from(share).unwrap_or(u64::MAX)

@@ -10,8 +10,9 @@ use crate::{
     accept_rate::AcceptRate,
     alias::AliasTable,
     dice::Dice,
-    endpoint::{Endpoint, EndpointIx, Locality, LocalityIx},
+    endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Weight},
     group::{Bound, Group},
+    hashed::{self, HashTables, Hashed, Membership, TableKind},
     least_connections,
     load::{Lease, Load},
     p2c,
@@ -29,7 +30,7 @@ pub(crate) struct Candidate {
     pub(crate) endpoint: EndpointIx,
     pub(crate) locality: LocalityIx,
     /// What it can carry, relative to its neighbours.
-    weight: u64,
+    weight: Weight,
     /// How often it is drawn: its weight, less what a slow start and a lowered share of its locality take away.
     draw_weight: u64,
     max_connections: Option<NonZeroU32>,
@@ -51,7 +52,7 @@ impl Candidate {
         Self {
             endpoint: ix,
             locality: endpoint.locality,
-            weight,
+            weight: endpoint.weight,
             draw_weight: weight * u64::from(endpoint.ramp.per_mille()) * u64::from(at.share.as_percent().max(1)),
             max_connections: endpoint.max_connections,
             accept_rate: endpoint.accept_rate.map(|rate| rate.slowed(endpoint.ramp)),
@@ -97,8 +98,12 @@ impl Candidate {
         &self.load
     }
 
+    pub(crate) fn weight(&self) -> Weight {
+        self.weight
+    }
+
     pub(crate) fn cost(&self) -> Cost {
-        self.cost_by(self.weight)
+        self.cost_by(self.weight.get().into())
     }
 
     /// The cost for a policy that draws nobody, and so has no other place for what lowers the draws.
@@ -147,6 +152,20 @@ enum Picker {
     LeastConnections,
     Random(Arc<AliasTable>),
     P2c { choices: u8, table: Arc<AliasTable> },
+    Hashed(Hashed),
+}
+
+/// What a set is made of.
+pub(crate) struct Parts<'a> {
+    /// Those that may be picked.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Everybody who is configured, with the name that hash tables know.
+    pub(crate) members: Vec<(Arc<str>, Weight, EndpointIx)>,
+    /// Where the leases of these are summed up.
+    pub(crate) groups: Vec<Arc<Group>>,
+    pub(crate) policy: Policy,
+    pub(crate) request_policy: Policy,
+    pub(crate) tables: &'a HashTables,
 }
 
 /// Why no candidate of a set was taken. In the order of importance: of several sets the greatest counts.
@@ -160,12 +179,19 @@ pub(crate) enum Obstacle {
 }
 
 impl CandidateSet {
-    pub(crate) fn new(mut candidates: Vec<Candidate>, policy: Policy, request_policy: Policy) -> Self {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
+        let Parts { mut candidates, members, groups, policy, request_policy, tables } = parts;
         candidates.sort_unstable_by_key(|candidate| candidate.endpoint);
-        let weights: Vec<u64> = candidates.iter().map(|candidate| candidate.draw_weight).collect();
-        let tunnel = Picker::new(policy, &weights);
-        let request = if request_policy == policy { tunnel.clone() } else { Picker::new(request_policy, &weights) };
+        let membership = Membership { members, candidates: &candidates, groups };
+        let tunnel = Picker::new(policy, &membership, tables);
+        let request =
+            if request_policy == policy { tunnel.clone() } else { Picker::new(request_policy, &membership, tables) };
         Self { tag: tag(&candidates), candidates: candidates.into(), tunnel, request }
+    }
+
+    /// Whether the policy goes by the client's key.
+    pub(crate) fn goes_by_key(&self, kind: Kind) -> bool {
+        matches!(self.picker(kind), Picker::Hashed(_))
     }
 
     pub(crate) fn candidates(&self) -> &[Candidate] {
@@ -197,6 +223,7 @@ impl CandidateSet {
             Picker::RoundRobin(schedule) => round_robin::pick(&self.candidates, schedule, self.cursor(kind), cx),
             Picker::Random(table) => random::pick(&self.candidates, table, cx),
             Picker::P2c { choices, table } => p2c::pick(&self.candidates, table, *choices, cx),
+            Picker::Hashed(table) => hashed::pick(&self.candidates, table, cx),
             // What follows a policy that found nothing is least-connections itself.
             Picker::LeastConnections => None,
         }
@@ -240,14 +267,17 @@ impl Candidate {
 }
 
 impl Picker {
-    fn new(policy: Policy, weights: &[u64]) -> Self {
+    fn new(policy: Policy, of: &Membership<'_>, tables: &HashTables) -> Self {
+        let weights: Vec<u64> = of.candidates.iter().map(|candidate| candidate.draw_weight).collect();
         match policy {
-            Policy::RoundRobin => Self::RoundRobin(Arc::new(Schedule::new(weights))),
+            Policy::RoundRobin => Self::RoundRobin(Arc::new(Schedule::new(&weights))),
             Policy::LeastConnections => Self::LeastConnections,
-            Policy::Random => Self::Random(Arc::new(AliasTable::new(weights))),
+            Policy::Random => Self::Random(Arc::new(AliasTable::new(&weights))),
             Policy::P2c { choices } => {
-                Self::P2c { choices: choices.clamp(2, 16), table: Arc::new(AliasTable::new(weights)) }
+                Self::P2c { choices: choices.clamp(2, 16), table: Arc::new(AliasTable::new(&weights)) }
             }
+            Policy::Maglev { size, balance } => Self::Hashed(Hashed::new(TableKind::Maglev(size), balance, of, tables)),
+            Policy::RingHash { size, balance } => Self::Hashed(Hashed::new(TableKind::Ring(size), balance, of, tables)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    candidates::{Candidate, CandidateSet, Limited},
+    candidates::{Candidate, CandidateSet, Limited, Parts},
     endpoint::{Endpoint, EndpointIx, LocalityIx, Share},
     group::{Bound, Limits},
     plan::{Level, Plan, Refusal, Tier},
@@ -143,12 +143,22 @@ impl<'v> Compiler<'v> {
         if let Some(set) = self.sets.get(&key) {
             return Arc::clone(set);
         }
-        let candidates =
-            self.endpoints(localities).filter(|(_, endpoint)| readiness.admits(endpoint)).map(|(ix, endpoint)| {
-                let at = usize::from(endpoint.locality.0);
-                Candidate::new(ix, endpoint, &self.view.localities[at], self.limits[at].clone())
-            });
-        let set = Arc::new(CandidateSet::new(candidates.collect(), self.view.policy, self.view.request_policy));
+        let candidates = self.endpoints(localities).filter(|(_, endpoint)| readiness.admits(endpoint));
+        let candidate = |(ix, endpoint): (EndpointIx, &Endpoint)| {
+            let at = usize::from(endpoint.locality.0);
+            Candidate::new(ix, endpoint, &self.view.localities[at], self.limits[at].clone())
+        };
+        let members =
+            self.endpoints(localities).map(|(ix, endpoint)| (Arc::clone(&endpoint.name), endpoint.weight, ix));
+        let groups = localities.iter().map(|ix| Arc::clone(&self.view.localities[usize::from(ix.0)].group));
+        let set = Arc::new(CandidateSet::new(Parts {
+            candidates: candidates.map(candidate).collect(),
+            members: members.collect(),
+            groups: groups.collect(),
+            policy: self.view.policy,
+            request_policy: self.view.request_policy,
+            tables: &self.view.tables,
+        }));
         self.sets.insert(key, Arc::clone(&set));
         set
     }
@@ -188,7 +198,8 @@ fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>) 
             .into_iter()
             .flatten()
             .collect();
-    (!bounds.is_empty()).then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
+    let summed = !bounds.is_empty() || view.policy.needs_sums() || view.request_policy.needs_sums();
+    summed.then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
 }
 
 impl TierHealth {

@@ -24,19 +24,17 @@ mod load;
 mod accept_rate;
 mod slow_start;
 
+mod hashed;
 mod least_connections;
 mod p2c;
 mod random;
 mod round_robin;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
 mod bounded_load;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
 mod maglev;
 mod membership;
 mod preference;
 mod primes;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the hash policies"))]
 mod ring_hash;
 mod stable_hash;
 
@@ -64,6 +62,7 @@ pub use dice::{Dice, SeededDice};
 pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Share, Standing, Weight};
 pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityExplained, explain};
 pub use group::{Group, Limits};
+pub use hashed::HashTables;
 pub use headroom::{Headroom, Shedding, Used};
 pub use load::{Lease, Load};
 pub use maglev::TableSize;

@@ -22,7 +22,7 @@ use crate::{
 ///
 /// The paper asks for a hundred slots a member and more, so that no member has over 1 % more than another; a larger table
 /// also moves fewer keys when members change, and takes longer to build: about 3 ms with 65 537 slots, 0.7 s with the most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TableSize(u32);
 
 impl TableSize {

@@ -147,7 +147,7 @@ impl Plan {
         if let Some(pick) = cx.pin.and_then(|pin| self.pick_pinned(pin, cx)) {
             return Ok(pick);
         }
-        let drawn = self.draw_level(cx.dice);
+        let drawn = self.draw_level(kind, cx);
         let others = (0..self.levels.len()).filter(|&level| level != drawn);
         let mut obstacle = Obstacle::Empty;
         for level in std::iter::once(drawn).chain(others) {
@@ -185,12 +185,17 @@ impl Plan {
         Some(picked(level.tier, Reason::Sticky, candidate, candidate.reserve(cx.now)?))
     }
 
-    /// No die is cast where one level gets everything, which is nearly always.
-    fn draw_level(&self, dice: &mut impl Dice) -> usize {
+    /// No die is cast where one level gets everything, which is nearly always. Where the policy goes by a key, the level
+    /// does so, too: otherwise a client would be sent to two servers in turn while a tier spills over (Envoy: hash % 100).
+    fn draw_level(&self, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> usize {
         if let Some(only) = self.levels.iter().position(|level| level.percent == 100) {
             return only;
         }
-        let mut left = dice.below(100);
+        let by_key = self.levels.first().is_some_and(|level| level.set.goes_by_key(kind));
+        let mut left = match cx.key.filter(|_| by_key) {
+            Some(key) => u32::try_from(key % 100).unwrap_or(0),
+            None => cx.dice.below(100),
+        };
         let takes = |level: &Level| {
             let here = left < level.percent;
             left = left.saturating_sub(level.percent);

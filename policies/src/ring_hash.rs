@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many points a ring has: at least `min`, and not more than `max`, save that every member has one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RingSize {
     min: u32,
     max: u32,

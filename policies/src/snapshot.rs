@@ -1,8 +1,12 @@
 //! What one compilation works on: a cluster as it is now, and the clients it is compiled for.
 
 use crate::{
+    bounded_load::BalanceFactor,
     endpoint::{Endpoint, Locality},
     group::Limits,
+    hashed::HashTables,
+    maglev::TableSize,
+    ring_hash::RingSize,
     steering::Steering,
 };
 
@@ -21,6 +25,8 @@ pub struct ClusterView {
     pub limits: Limits,
     /// What the localities of one priority may hold together, by [`Locality::priority`].
     pub priority_limits: Vec<(u32, Limits)>,
+    /// Those of the views of this cluster before, or new ones.
+    pub tables: HashTables,
 }
 
 /// How an endpoint is chosen among those of one tier that may take a client.
@@ -35,6 +41,10 @@ pub enum Policy {
     /// The lowest (leases + 1) / weight of `choices` that are drawn in proportion to weight: 2 to 16, and anything else
     /// counts as the nearest of these.
     P2c { choices: u8 },
+    /// By the client's key, in a table that all edges build alike and that moves least when members change.
+    Maglev { size: TableSize, balance: Option<BalanceFactor> },
+    /// By the client's key, on a ring.
+    RingHash { size: RingSize, balance: Option<BalanceFactor> },
 }
 
 impl Policy {
@@ -48,7 +58,19 @@ impl Policy {
             Self::LeastConnections => "least-connections",
             Self::Random => "random",
             Self::P2c { .. } => "p2c",
+            Self::Maglev { .. } => "maglev",
+            Self::RingHash { .. } => "ring-hash",
         }
+    }
+
+    /// Whether it sends by the client's key.
+    pub fn goes_by_key(self) -> bool {
+        matches!(self, Self::Maglev { .. } | Self::RingHash { .. })
+    }
+
+    /// Whether it needs to know what a tier holds in all.
+    pub(crate) fn needs_sums(self) -> bool {
+        matches!(self, Self::Maglev { balance: Some(_), .. } | Self::RingHash { balance: Some(_), .. })
     }
 }
 

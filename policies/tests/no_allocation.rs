@@ -8,8 +8,8 @@ use std::{
 };
 
 use policies::{
-    ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx, PickContext, Policy,
-    SeededDice, Standing, Steering, Tick, Tried, Weight, compile,
+    BalanceFactor, ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx,
+    PickContext, Policy, RingSize, SeededDice, Standing, Steering, TableSize, Tick, Tried, Weight, compile,
 };
 
 /// The system's allocator, counting what each thread asks for.
@@ -71,9 +71,16 @@ fn view(policy: Policy) -> ClusterView {
 
 #[test]
 fn picking_and_giving_back_allocate_nothing() {
-    for policy in
-        [Policy::RoundRobin, Policy::LeastConnections, Policy::Random, Policy::P2C, Policy::P2c { choices: 16 }]
-    {
+    let balance = Some(BalanceFactor::default());
+    for policy in [
+        Policy::RoundRobin,
+        Policy::LeastConnections,
+        Policy::Random,
+        Policy::P2C,
+        Policy::P2c { choices: 16 },
+        Policy::Maglev { size: TableSize::default(), balance },
+        Policy::RingHash { size: RingSize::default(), balance },
+    ] {
         let view = view(policy);
         let plan = compile(&view, &ClassView::default());
         let (mut dice, mut cursors) = (SeededDice::new(1), Cursors::new(1));
@@ -83,6 +90,7 @@ fn picking_and_giving_back_allocate_nothing() {
                 let mut tried = Tried::new();
                 tried.push(EndpointIx(ix % 60));
                 let mut cx = PickContext::new(&mut dice, &mut cursors, &tried, Tick::default());
+                cx.key = Some(u64::from(ix));
                 let kind = if ix % 2 == 0 { Kind::Tunnel } else { Kind::Request };
                 let pick = plan.pick(kind, &mut cx);
                 if ix % 3 == 0 {

@@ -1,14 +1,18 @@
 //! Clusters in few words, and a worker that picks from them.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use policies::{
-    AcceptRate, ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx, NoPick, Pick,
-    PickContext, Plan, Policy, SeededDice, Standing, Steering, Tick, Tried, Weight, compile,
+    AcceptRate, BalanceFactor, ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx,
+    NoPick, Pick, PickContext, Plan, Policy, RingSize, SeededDice, SlowStart, Standing, Steering, TableSize, Tick,
+    Tried, Weight, compile,
 };
 
 /// A cluster of localities `l0`, `l1`, … with priorities in that order and nothing else that orders them.
-pub(crate) fn cluster(policy: Policy, endpoints: Vec<Endpoint>) -> ClusterView {
+pub(crate) fn cluster(policy: Policy, mut endpoints: Vec<Endpoint>) -> ClusterView {
+    for (ix, endpoint) in endpoints.iter_mut().enumerate() {
+        endpoint.name = format!("10.0.{}.{}:5222", ix / 256, ix % 256).into();
+    }
     let localities = endpoints.iter().map(|endpoint| endpoint.locality.0 + 1).max().unwrap_or(1);
     ClusterView {
         endpoints,
@@ -26,7 +30,7 @@ pub(crate) fn locality(ix: u16) -> Locality {
 
 /// An endpoint of weight 1 that is up.
 pub(crate) fn endpoint(locality: u16) -> Endpoint {
-    Endpoint { name: "10.0.0.1:5222".into(), locality: LocalityIx(locality), ..Endpoint::default() }
+    Endpoint { locality: LocalityIx(locality), ..Endpoint::default() }
 }
 
 /// Short forms of what tests change about an endpoint.
@@ -36,6 +40,8 @@ pub(crate) trait With {
     fn max(self, max: u32) -> Self;
     fn rate(self, per_second: f64) -> Self;
     fn degraded(self) -> Self;
+    /// As it is after this many seconds of a slow start of a hundred.
+    fn warming_up(self, seconds: u64) -> Self;
 }
 
 impl With for Endpoint {
@@ -63,9 +69,29 @@ impl With for Endpoint {
         self.degraded = true;
         self
     }
+
+    fn warming_up(mut self, seconds: u64) -> Self {
+        let slow_start = SlowStart { window: Duration::from_secs(100), aggression: 1.0, least_percent: 1 };
+        self.ramp = slow_start.ramp(Some(Tick::default()), Tick(Duration::from_secs(seconds)));
+        self
+    }
 }
 
-pub(crate) const POLICIES: [Policy; 4] = [Policy::RoundRobin, Policy::LeastConnections, Policy::Random, Policy::P2C];
+/// Every policy, with small tables.
+pub(crate) fn policies() -> Vec<Policy> {
+    let (size, balance) = (TableSize::new(1009).unwrap(), Some(BalanceFactor::default()));
+    let ring = RingSize::new(256, 1024).unwrap();
+    vec![
+        Policy::RoundRobin,
+        Policy::LeastConnections,
+        Policy::Random,
+        Policy::P2C,
+        Policy::Maglev { size, balance: None },
+        Policy::Maglev { size, balance },
+        Policy::RingHash { size: ring, balance: None },
+        Policy::RingHash { size: ring, balance },
+    ]
+}
 
 /// Clients of whom nothing is known.
 pub(crate) const ANYBODY: ClassView<'static> = ClassView { rule: None, distances_km: &[] };

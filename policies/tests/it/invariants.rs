@@ -8,7 +8,7 @@ use policies::{
 };
 use proptest::prelude::*;
 
-use crate::cluster::{cluster, locality};
+use crate::cluster::{cluster, locality, policies};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -34,12 +34,7 @@ fn max() -> impl Strategy<Value = Option<NonZeroU32>> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    prop_oneof![
-        Just(Policy::RoundRobin),
-        Just(Policy::LeastConnections),
-        Just(Policy::Random),
-        (2_u8..5).prop_map(|choices| Policy::P2c { choices }),
-    ]
+    prop_oneof![2 => prop::sample::select(policies()), 1 => (2_u8..5).prop_map(|choices| Policy::P2c { choices })]
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {

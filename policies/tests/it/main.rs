@@ -7,6 +7,7 @@
 mod cluster;
 mod explain;
 mod invariants;
+mod modifiers;
 mod picks;
 mod shares;
 mod steering;
