@@ -9,17 +9,19 @@ use std::{
 use crate::{
     accept_rate::AcceptRate,
     alias::AliasTable,
+    by_latency,
     dice::Dice,
     endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Weight},
     group::{Bound, Group},
     hashed::{self, HashTables, Hashed, Membership, TableKind},
-    least_connections,
+    hot_cold, least_connections,
     load::{Lease, Load},
     p2c,
     plan::{Kind, PickContext},
+    prequal::HotCold,
     random,
     round_robin::{self, Schedule},
-    snapshot::Policy,
+    snapshot::{Latency, Policy},
     tick::Tick,
     tried::Tried,
 };
@@ -152,6 +154,8 @@ enum Picker {
     LeastConnections,
     Random(Arc<AliasTable>),
     P2c { choices: u8, table: Arc<AliasTable> },
+    PeakEwma { choices: u8, latency: Latency, table: Arc<AliasTable> },
+    Prequal { choices: u8, settings: HotCold, table: Arc<AliasTable> },
     Hashed(Hashed),
 }
 
@@ -223,6 +227,12 @@ impl CandidateSet {
             Picker::RoundRobin(schedule) => round_robin::pick(&self.candidates, schedule, self.cursor(kind), cx),
             Picker::Random(table) => random::pick(&self.candidates, table, cx),
             Picker::P2c { choices, table } => p2c::pick(&self.candidates, table, *choices, cx),
+            Picker::PeakEwma { choices, latency, table } => {
+                by_latency::pick(&self.candidates, table, *choices, latency, cx)
+            }
+            Picker::Prequal { choices, settings, table } => {
+                hot_cold::pick(&self.candidates, table, *choices, settings, cx)
+            }
             Picker::Hashed(table) => hashed::pick(&self.candidates, table, cx),
             // What follows a policy that found nothing is least-connections itself.
             Picker::LeastConnections => None,
@@ -268,13 +278,25 @@ impl Candidate {
 
 impl Picker {
     fn new(policy: Policy, of: &Membership<'_>, tables: &HashTables) -> Self {
-        let weights: Vec<u64> = of.candidates.iter().map(|candidate| candidate.draw_weight).collect();
+        let weights = || of.candidates.iter().map(|candidate| candidate.draw_weight).collect::<Vec<u64>>();
+        let table = || Arc::new(AliasTable::new(&weights()));
+        let drawn = |choices: u8| choices.clamp(2, 16);
         match policy {
-            Policy::RoundRobin => Self::RoundRobin(Arc::new(Schedule::new(&weights))),
+            Policy::RoundRobin => Self::RoundRobin(Arc::new(Schedule::new(&weights()))),
             Policy::LeastConnections => Self::LeastConnections,
-            Policy::Random => Self::Random(Arc::new(AliasTable::new(&weights))),
-            Policy::P2c { choices } => {
-                Self::P2c { choices: choices.clamp(2, 16), table: Arc::new(AliasTable::new(&weights)) }
+            Policy::Random => Self::Random(table()),
+            Policy::P2c { choices } => Self::P2c { choices: drawn(choices), table: table() },
+            Policy::PeakEwma { choices, latency } => {
+                Self::PeakEwma { choices: drawn(choices), latency, table: table() }
+            }
+            Policy::Prequal { choices, hot_above_percent, report_age, latency } => {
+                let settings = HotCold {
+                    hot_quantile: f32::from(hot_above_percent.min(100)) / 100.0,
+                    report_age,
+                    decay: latency.decay,
+                    default_rtt: latency.default,
+                };
+                Self::Prequal { choices: drawn(choices), settings, table: table() }
             }
             Policy::Maglev { size, balance } => Self::Hashed(Hashed::new(TableKind::Maglev(size), balance, of, tables)),
             Policy::RingHash { size, balance } => Self::Hashed(Hashed::new(TableKind::Ring(size), balance, of, tables)),

@@ -16,6 +16,9 @@ use std::{
 use crate::{
     accept_rate::{AcceptRate, Pace},
     group::{Group, Held},
+    peak_ewma::LatencyCell,
+    prequal::ServerSignal,
+    snapshot::{Latency, Policy},
     tick::Tick,
 };
 
@@ -28,6 +31,17 @@ use crate::{
 pub struct Load {
     leases: AtomicU32,
     pace: Pace,
+    latency: LatencyCell,
+    signal: ServerSignal,
+}
+
+/// How a request or a connect ended, for the policies that go by latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    pub took: Duration,
+    pub failed: bool,
+    /// The requests in flight that it met on arrival, itself included, as [`Load::in_flight`] told.
+    pub in_flight: u32,
 }
 
 impl Load {
@@ -48,6 +62,37 @@ impl Load {
         let one_more = |held: u32| (held < max).then(|| held + 1);
         self.leases.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(Lease { load: Arc::clone(self), held: None })
+    }
+
+    /// Learns from one answer, if the policy goes by latency. Never give it how long a tunnel lived.
+    pub fn answered(&self, answer: Answer, policy: Policy, now: Tick) {
+        let Some(Latency { decay, failure_penalty, .. }) = policy.latency() else { return };
+        let Answer { took, failed, in_flight } = answer;
+        match policy {
+            Policy::Prequal { .. } if failed => self.signal.observe_failure(took, now, decay, failure_penalty),
+            Policy::Prequal { .. } => self.signal.observe(took, in_flight, now, decay),
+            _ if failed => self.latency.observe_failure(took, now, decay, failure_penalty),
+            _ => self.latency.observe(took, now, decay),
+        }
+    }
+
+    /// The endpoint says how many requests it has in flight from everybody.
+    pub fn reported(&self, in_flight: u32, now: Tick) {
+        self.signal.report(in_flight, self.leases(), now);
+    }
+
+    /// The requests in flight, as far as is known: our own, and those of others if a report is young enough.
+    pub fn in_flight(&self, report_age: Duration, now: Tick) -> u32 {
+        self.signal.rif(self.leases(), now, report_age)
+    }
+
+    /// What peak EWMA takes a request to cost here, in microseconds.
+    pub fn latency_micros(&self, latency: &Latency, now: Tick) -> f32 {
+        self.latency.cost(now, latency.decay, latency.default)
+    }
+
+    pub(crate) fn signal(&self) -> &ServerSignal {
+        &self.signal
     }
 
     /// Whether one more connection would be on time at this rate. Takes nothing.

@@ -1,11 +1,14 @@
 //! What one compilation works on: a cluster as it is now, and the clients it is compiled for.
 
+use std::time::Duration;
+
 use crate::{
     bounded_load::BalanceFactor,
     endpoint::{Endpoint, Locality},
     group::Limits,
     hashed::HashTables,
     maglev::TableSize,
+    peak_ewma::LatencyCell,
     ring_hash::RingSize,
     steering::Steering,
 };
@@ -41,10 +44,34 @@ pub enum Policy {
     /// The lowest (leases + 1) / weight of `choices` that are drawn in proportion to weight: 2 to 16, and anything else
     /// counts as the nearest of these.
     P2c { choices: u8 },
+    /// The lowest latency × (leases + 1) / weight of `choices` that are drawn as for P2C. For requests; where a tunnel is
+    /// picked by it, the latency is that of the connects.
+    PeakEwma { choices: u8, latency: Latency },
+    /// Of `choices` that are drawn as for P2C, the lowest latency among those that are not busy: whose requests in flight are
+    /// not above this share of those drawn (the hot-cold rule of Prequal).
+    Prequal { choices: u8, hot_above_percent: u8, report_age: Duration, latency: Latency },
     /// By the client's key, in a table that all edges build alike and that moves least when members change.
     Maglev { size: TableSize, balance: Option<BalanceFactor> },
     /// By the client's key, on a ring.
     RingHash { size: RingSize, balance: Option<BalanceFactor> },
+}
+
+/// How latency is learnt and forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Latency {
+    /// After this time about a third of a peak is left.
+    pub decay: Duration,
+    /// What an endpoint is taken for that nothing was measured of.
+    pub default: Duration,
+    /// What a failure counts as, if it was not slower than that anyway.
+    pub failure_penalty: Duration,
+}
+
+impl Default for Latency {
+    /// Linkerd's figures.
+    fn default() -> Self {
+        Self { decay: LatencyCell::DECAY, default: LatencyCell::DEFAULT_RTT, failure_penalty: LatencyCell::PENALTY }
+    }
 }
 
 impl Policy {
@@ -58,6 +85,8 @@ impl Policy {
             Self::LeastConnections => "least-connections",
             Self::Random => "random",
             Self::P2c { .. } => "p2c",
+            Self::PeakEwma { .. } => "peak-ewma",
+            Self::Prequal { .. } => "prequal",
             Self::Maglev { .. } => "maglev",
             Self::RingHash { .. } => "ring-hash",
         }
@@ -66,6 +95,22 @@ impl Policy {
     /// Whether it sends by the client's key.
     pub fn goes_by_key(self) -> bool {
         matches!(self, Self::Maglev { .. } | Self::RingHash { .. })
+    }
+
+    /// How it learns latency, if it goes by that.
+    pub fn latency(self) -> Option<Latency> {
+        match self {
+            Self::PeakEwma { latency, .. } | Self::Prequal { latency, .. } => Some(latency),
+            _ => None,
+        }
+    }
+
+    /// How long it counts what an endpoint reports of its load, if it goes by that.
+    pub fn report_age(self) -> Option<Duration> {
+        match self {
+            Self::Prequal { report_age, .. } => Some(report_age),
+            _ => None,
+        }
     }
 
     /// Whether it needs to know what a tier holds in all.

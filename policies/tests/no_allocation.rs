@@ -5,11 +5,12 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     num::NonZeroU32,
+    time::Duration,
 };
 
 use policies::{
-    BalanceFactor, ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx,
-    PickContext, Policy, RingSize, SeededDice, Standing, Steering, TableSize, Tick, Tried, Weight, compile,
+    BalanceFactor, ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Latency, Locality,
+    LocalityIx, PickContext, Policy, RingSize, SeededDice, Standing, Steering, TableSize, Tick, Tried, Weight, compile,
 };
 
 /// The system's allocator, counting what each thread asks for.
@@ -78,6 +79,13 @@ fn picking_and_giving_back_allocate_nothing() {
         Policy::Random,
         Policy::P2C,
         Policy::P2c { choices: 16 },
+        Policy::PeakEwma { choices: 2, latency: Latency::default() },
+        Policy::Prequal {
+            choices: 16,
+            hot_above_percent: 84,
+            report_age: Duration::from_secs(5),
+            latency: Latency::default(),
+        },
         Policy::Maglev { size: TableSize::default(), balance },
         Policy::RingHash { size: RingSize::default(), balance },
     ] {

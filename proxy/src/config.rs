@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use geoip::Coordinates;
 use ipnet::IpNet;
-use policies::{Criterion, Policy, Weight};
+use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, SlowStart, SpillBy, Weight};
 
 /// A name that an operator gave to a listener, cluster or locality.
 pub type Name = Arc<str>;
@@ -264,6 +264,11 @@ pub struct Cluster {
     pub rtt: RttSettings,
     pub overprovisioning_percent: u32,
     pub panic_threshold_percent: u32,
+    pub spill: Spill,
+    pub slow_start: SlowStart,
+    pub limits: Limits,
+    /// By the priority of the localities that they are for.
+    pub priority_limits: Vec<(u32, Limits)>,
     pub rules: Vec<Rule>,
     pub localities: Vec<Locality>,
     /// HTTP version spoken to the endpoints.
@@ -274,6 +279,14 @@ pub struct Cluster {
     pub response_timeout: Duration,
     pub health: Health,
     pub tcp: TcpOptions,
+}
+
+/// How localities stand in for each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spill {
+    pub by: SpillBy,
+    /// `None`: a locality sends nobody on because it is full.
+    pub headroom: Option<Headroom>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,6 +327,8 @@ pub struct Locality {
     pub provider: Option<Name>,
     pub location: Option<Coordinates>,
     pub priority: u32,
+    /// Declared, or the sum of what its endpoints may hold.
+    pub capacity: Option<NonZeroU32>,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -322,6 +337,7 @@ pub struct Endpoint {
     pub address: Address,
     pub weight: Weight,
     pub max_connections: Option<NonZeroU32>,
+    pub accept_rate: Option<AcceptRate>,
 }
 
 /// Where an endpoint is: an address, or a name that DNS turns into some.

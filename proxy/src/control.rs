@@ -182,9 +182,11 @@ fn on_beat(state: &State) {
     state.forget_retired();
     end_votes(state);
     let snapshot = state.snapshot.load_full();
+    let now = state.clock.now();
     let mut changed = false;
     for cluster in &snapshot.clusters {
         changed |= cluster.measure(&snapshot.config.edge);
+        changed |= cluster.shed(now) | cluster.is_warming_up();
     }
     if changed {
         state.steering_changed.notify_one();

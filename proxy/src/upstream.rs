@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policies::{Kind, NoPick, Tried};
+use policies::{Answer, Kind, NoPick, Tick, Tried};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -47,7 +47,10 @@ pub async fn reach(
         trip.tries += 1;
         let endpoint = picked.endpoint.clone();
         trip.picked = Some(picked);
-        match connect(cluster, &endpoint).await {
+        let connecting = state.clock.now();
+        let connected = connect(cluster, &endpoint).await;
+        learn(state, cluster, &endpoint, connecting, connected.is_err());
+        match connected {
             Ok(io) => {
                 if let Some(picked) = &mut trip.picked {
                     picked.lease.connected();
@@ -66,6 +69,17 @@ pub async fn reach(
         }
     }
     Err(last.unwrap_or(ReachError::NoEndpoint(NoPick::AllTried)))
+}
+
+/// A policy for tunnels that goes by latency has nothing but connects to learn it from: how long a tunnel lives says
+/// nothing about its server.
+fn learn(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, since: Tick, failed: bool) {
+    let policy = cluster.config.policy;
+    if policy.latency().is_some() {
+        let now = state.clock.now();
+        let in_flight = endpoint.load.in_flight(policy.report_age().unwrap_or_default(), now);
+        endpoint.load.answered(Answer { took: now.since(since), failed, in_flight }, policy, now);
+    }
 }
 
 async fn connect(cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {

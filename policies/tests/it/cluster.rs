@@ -3,9 +3,9 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use policies::{
-    AcceptRate, BalanceFactor, ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Locality, LocalityIx,
-    NoPick, Pick, PickContext, Plan, Policy, RingSize, SeededDice, SlowStart, Standing, Steering, TableSize, Tick,
-    Tried, Weight, compile,
+    AcceptRate, BalanceFactor, ClassView, ClusterView, Cursors, Endpoint, EndpointIx, Kind, Latency, Locality,
+    LocalityIx, NoPick, Pick, PickContext, Plan, Policy, RingSize, SeededDice, SlowStart, Standing, Steering,
+    TableSize, Tick, Tried, Weight, compile,
 };
 
 /// A cluster of localities `l0`, `l1`, … with priorities in that order and nothing else that orders them.
@@ -86,6 +86,13 @@ pub(crate) fn policies() -> Vec<Policy> {
         Policy::LeastConnections,
         Policy::Random,
         Policy::P2C,
+        Policy::PeakEwma { choices: 2, latency: Latency::default() },
+        Policy::Prequal {
+            choices: 16,
+            hot_above_percent: 84,
+            report_age: Duration::from_secs(5),
+            latency: Latency::default(),
+        },
         Policy::Maglev { size, balance: None },
         Policy::Maglev { size, balance },
         Policy::RingHash { size: ring, balance: None },

@@ -26,6 +26,8 @@ struct Known {
     /// What in the files this address comes from.
     origin: Address,
     votes: Votes,
+    /// When it last came up, for its slow start. `None`: it was there when the process started.
+    up_since: Option<Tick>,
     rtt: Rtts,
 }
 
@@ -55,7 +57,7 @@ impl EndpointState {
             load: Arc::new(Load::new()),
             picks: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
-            known: Mutex::new(Known { origin, votes: Votes::new(now), rtt: Rtts::default() }),
+            known: Mutex::new(Known { origin, votes: Votes::new(now), up_since: None, rtt: Rtts::default() }),
         }
     }
 
@@ -82,7 +84,22 @@ impl EndpointState {
         let mut known = self.known();
         let before = known.votes.standing();
         change(&mut known.votes);
-        known.votes.standing() != before
+        let after = known.votes.standing();
+        if after == Standing::Up && before > Standing::Suspect {
+            // The vote that was taken back is the youngest.
+            known.up_since = known.votes.all().map(|(_, vote)| vote.since).max();
+        }
+        after != before
+    }
+
+    /// When it last came up, for its slow start. A doubt that passed is no coming up: its connections were there all along.
+    pub fn up_since(&self) -> Option<Tick> {
+        self.known().up_since
+    }
+
+    /// It was found while the process runs, so it starts slowly.
+    pub fn comes_up(&self, now: Tick) {
+        self.known().up_since = Some(now);
     }
 
     pub fn origin(&self) -> Address {

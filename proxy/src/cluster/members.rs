@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{BandState, RttBands, Tick};
+use policies::{BandState, Group, HashTables, RttBands, Shedding, Tick, Used};
 
 use super::EndpointState;
 use crate::config::{Address, Cluster, Name};
@@ -13,6 +13,8 @@ use crate::config::{Address, Cluster, Name};
 /// What outlives a snapshot of one cluster. Kept by name.
 pub struct ClusterState {
     pub name: Name,
+    /// The tables of hash policies, as long as a plan uses them.
+    pub tables: HashTables,
     inner: Mutex<Inner>,
 }
 
@@ -21,6 +23,14 @@ struct Inner {
     /// The last good answer for each name.
     resolved: HashMap<Arc<str>, Vec<IpAddr>>,
     bands: Option<Bands>,
+    localities: HashMap<Name, LocalityState>,
+}
+
+/// What belongs to a locality by its name.
+#[derive(Default)]
+struct LocalityState {
+    group: Arc<Group>,
+    shedding: Shedding,
 }
 
 /// RTT bands of the localities of one configuration, by position.
@@ -53,7 +63,13 @@ impl ClusterState {
     pub fn new(name: Name) -> ClusterState {
         ClusterState {
             name,
-            inner: Mutex::new(Inner { endpoints: BTreeMap::new(), resolved: HashMap::new(), bands: None }),
+            tables: HashTables::new(),
+            inner: Mutex::new(Inner {
+                endpoints: BTreeMap::new(),
+                resolved: HashMap::new(),
+                bands: None,
+                localities: HashMap::new(),
+            }),
         }
     }
 
@@ -110,6 +126,10 @@ impl ClusterState {
         inner
             .endpoints
             .retain(|_, endpoint| endpoint.load.leases() > 0 || named.iter().any(|kept| Arc::ptr_eq(kept, endpoint)));
+        inner.localities.retain(|name, state| {
+            let named = config.is_some_and(|config| config.localities.iter().any(|locality| locality.name == *name));
+            named || state.group.connections() > 0
+        });
         inner.resolved.retain(|name, _| config.is_some_and(|config| endpoint_names(config).any(|kept| kept == *name)));
     }
 
@@ -136,6 +156,38 @@ impl ClusterState {
         let before = bands.now();
         bands.rules.update(&mut bands.states, rtts);
         bands.now() != before
+    }
+
+    /// Where the leases of a locality are summed up.
+    pub fn group(&self, locality: &Name) -> Arc<Group> {
+        self.inner().localities.entry(locality.clone()).or_default().group.clone()
+    }
+
+    /// How much of its new clients a locality sends on because it is full, in percent.
+    pub fn shed_percent(&self, locality: &Name) -> u8 {
+        self.inner().localities.get(locality).map_or(0, |state| state.shedding.percent())
+    }
+
+    /// One round of the load-aware spill-over; true when a locality sends on more or less than before. Without settings
+    /// nobody sends anybody on.
+    pub fn update_shedding(&self, config: &Cluster, used: &[Option<Used>], now: Tick) -> bool {
+        let mut inner = self.inner();
+        let names: Vec<&Name> = config.localities.iter().map(|locality| &locality.name).collect();
+        let shedding = |inner: &Inner, name: &Name| inner.localities.get(name).map(|state| state.shedding);
+        let before: Vec<Shedding> = names.iter().map(|name| shedding(&inner, name).unwrap_or_default()).collect();
+        let mut after = match &config.spill.headroom {
+            Some(_) => before.clone(),
+            None => vec![Shedding::new(); before.len()],
+        };
+        if let Some(headroom) = &config.spill.headroom {
+            Shedding::update(headroom, &mut after, used, now);
+        }
+        let percents = |states: &[Shedding]| states.iter().map(Shedding::percent).collect::<Vec<_>>();
+        let changed = percents(&before) != percents(&after);
+        for (name, state) in names.into_iter().zip(after) {
+            inner.localities.entry(name.clone()).or_default().shedding = state;
+        }
+        changed
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

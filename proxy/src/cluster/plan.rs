@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Steering, Tick,
-    Tried, compile,
+    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Ramp, Share,
+    Steering, Tick, Tried, Used, compile,
 };
 
 use super::class::{Cell, Client};
@@ -46,14 +46,16 @@ impl ClusterPlan {
     ) -> ClusterPlan {
         let (members, endpoints) = members(config, &state, now);
         let rtts = rtts(config, edge, &members, &endpoints);
-        let localities = localities(config, &rtts, &state.bands(config, &durations(&rtts)));
+        let localities = localities(config, &state, &rtts, &state.bands(config, &durations(&rtts)));
         let view = ClusterView {
             endpoints,
             localities,
             policy: config.policy,
             request_policy: config.request_policy,
             steering: steering(config),
-            ..ClusterView::default()
+            limits: config.limits,
+            priority_limits: config.priority_limits.clone(),
+            tables: state.tables.clone(),
         };
         ClusterPlan {
             config: config.clone(),
@@ -70,8 +72,33 @@ impl ClusterPlan {
     pub fn steers_like(&self, other: &ClusterPlan) -> bool {
         self.members.len() == other.members.len()
             && self.members.iter().zip(&other.members).all(|(a, b)| Arc::ptr_eq(a, b))
-            && self.view.endpoints.iter().zip(&other.view.endpoints).all(|(a, b)| a.standing == b.standing)
-            && self.view.localities.iter().zip(&other.view.localities).all(|(a, b)| a.rtt_band == b.rtt_band)
+            && self.view.endpoints.iter().zip(&other.view.endpoints).all(|(a, b)| picks_alike(a, b))
+            && self.view.localities.iter().zip(&other.view.localities).all(|(a, b)| steers_alike(a, b))
+    }
+
+    /// Whether an endpoint is in its slow start, so that plans are to be compiled anew for a while.
+    pub fn is_warming_up(&self) -> bool {
+        self.view.endpoints.iter().any(|endpoint| endpoint.ramp != Ramp::WHOLE)
+    }
+
+    /// One round of the load-aware spill-over; true when a locality sends on more or less than before.
+    pub fn shed(&self, now: Tick) -> bool {
+        self.state.update_shedding(&self.config, &self.used(), now)
+    }
+
+    /// How full each locality is, where its capacity is known.
+    pub fn used(&self) -> Vec<Option<Used>> {
+        let used = |(locality, ix): (&config::Locality, u16)| {
+            let here = || self.view.endpoints.iter().filter(move |endpoint| endpoint.locality.0 == ix);
+            let weight = |endpoint: &Endpoint| u64::from(endpoint.weight.get());
+            let all: u64 = here().map(weight).sum();
+            let up: u64 = here().filter(|endpoint| endpoint.standing.takes_new()).map(weight).sum();
+            let connections = here().map(|endpoint| u64::from(endpoint.load.leases())).sum();
+            // What is declared is for all of its endpoints: a locality that has lost half of them holds half.
+            let capacity = u64::from(locality.capacity?.get()) * up / all.max(1);
+            Some(Used { connections, capacity })
+        };
+        self.config.localities.iter().zip(0u16..).map(used).collect()
     }
 
     /// The round trips by `LocalityIx`, as they are now; the plan itself goes by bands.
@@ -176,7 +203,7 @@ fn steering(config: &config::Cluster) -> Steering {
         rules: config.rules.iter().map(rule).collect(),
         overprovisioning_percent: config.overprovisioning_percent,
         panic_threshold_percent: config.panic_threshold_percent,
-        ..Steering::default()
+        spill_by: config.spill.by,
     }
 }
 
@@ -207,9 +234,11 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
                     locality: policies::LocalityIx(ix),
                     weight: configured.weight,
                     max_connections: configured.max_connections,
+                    accept_rate: configured.accept_rate,
+                    ramp: config.slow_start.ramp(member.up_since(), now),
+                    degraded: false,
                     standing: member.standing(),
                     load: member.load.clone(),
-                    ..Endpoint::default()
                 });
                 members.push(member);
             }
@@ -254,13 +283,29 @@ fn durations(rtts: &[Option<LocalityRtt>]) -> Vec<Option<Duration>> {
     rtts.iter().map(|known| known.map(|known| known.rtt)).collect()
 }
 
-fn localities(config: &config::Cluster, rtts: &[Option<LocalityRtt>], bands: &[Option<u8>]) -> Vec<Locality> {
+/// Whether picks go to these two alike, what their counts do left aside.
+fn picks_alike(one: &Endpoint, other: &Endpoint) -> bool {
+    one.standing == other.standing && one.ramp == other.ramp && one.degraded == other.degraded
+}
+
+fn steers_alike(one: &Locality, other: &Locality) -> bool {
+    one.rtt_band == other.rtt_band && one.share == other.share
+}
+
+fn localities(
+    config: &config::Cluster,
+    state: &ClusterState,
+    rtts: &[Option<LocalityRtt>],
+    bands: &[Option<u8>],
+) -> Vec<Locality> {
     let locality = |((locality, rtt), band): ((&config::Locality, &Option<LocalityRtt>), &Option<u8>)| Locality {
         name: locality.name.clone(),
         priority: locality.priority,
         rtt_band: *band,
         rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
-        ..Locality::default()
+        share: Share::ALL.without(state.shed_percent(&locality.name)),
+        capacity: locality.capacity,
+        group: state.group(&locality.name),
     };
     config.localities.iter().zip(rtts).zip(bands).map(locality).collect()
 }

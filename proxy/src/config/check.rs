@@ -10,6 +10,7 @@ mod findings;
 mod health;
 mod listener;
 mod opened;
+mod policy;
 mod process;
 mod route;
 mod rule;

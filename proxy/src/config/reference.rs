@@ -67,6 +67,8 @@ const fn key(path: &'static str, kind: &'static str, default: Fallback, effect: 
 }
 
 const NONE: Fallback = Computed("none");
+const POLICIES: &str =
+    "`p2c`, `peak-ewma`, `prequal`, `round-robin`, `least-connections`, `random`, `maglev`, `ring-hash`";
 
 /// In the order of docs/config.md.
 pub const KEYS: &[Key] = &[
@@ -124,9 +126,37 @@ pub const KEYS: &[Key] = &[
     key("listeners.*.routes[].headers.*", "string", NONE, Live),
     key("listeners.*.routes[].cluster", "name of a cluster", Required, Live),
     key("listeners.*.routes[].idle-timeout", "duration, 1s to 7d", Computed("the listener's"), NewConnections),
-    key("clusters.*.policy", "`p2c`, `round-robin`, `least-connections`", Value("\"p2c\""), Live),
-    key("clusters.*.request-policy", "`p2c`, `round-robin`, `least-connections`", Value("\"p2c\""), Live),
+    key("clusters.*.policy", POLICIES, Value("\"p2c\""), Live),
+    key("clusters.*.request-policy", POLICIES, Value("\"p2c\""), Live),
     key("clusters.*.p2c.choices", "integer, 2 to 16", Value("2"), Live),
+    key("clusters.*.peak-ewma.choices", "integer, 2 to 16", Value("2"), Live),
+    key("clusters.*.peak-ewma.decay", "duration, 100ms to 1h", Value("\"10s\""), Live),
+    key("clusters.*.peak-ewma.default-latency", "duration, 1ms to 1m", Value("\"30ms\""), Live),
+    key("clusters.*.peak-ewma.failure-penalty", "duration, up to 5m", Value("\"5s\""), Live),
+    key("clusters.*.prequal.choices", "integer, 2 to 16", Value("16"), Live),
+    key("clusters.*.prequal.hot-above", "percent", Value("\"84%\""), Live),
+    key("clusters.*.prequal.report-age", "duration, 100ms to 1h", Value("\"5s\""), Live),
+    key("clusters.*.prequal.decay", "duration, 100ms to 1h", Value("\"10s\""), Live),
+    key("clusters.*.prequal.default-latency", "duration, 1ms to 1m", Value("\"30ms\""), Live),
+    key("clusters.*.prequal.failure-penalty", "duration, up to 5m", Value("\"5s\""), Live),
+    key("clusters.*.maglev.table-size", "integer, prime", Value("65537"), Live),
+    key("clusters.*.maglev.balance-factor", "number, 1.0 to 100, or 0", Value("1.25"), Live),
+    key("clusters.*.ring-hash.min-size", "integer, 1 to 8388608", Value("1024"), Live),
+    key("clusters.*.ring-hash.max-size", "integer, 1 to 8388608", Value("65536"), Live),
+    key("clusters.*.ring-hash.balance-factor", "number, 1.0 to 100, or 0", Value("1.25"), Live),
+    key("clusters.*.slow-start.window", "duration, up to 1d", Value("\"0s\""), Live),
+    key("clusters.*.slow-start.aggression", "number, 0.1 to 10", Value("1.0"), Live),
+    key("clusters.*.slow-start.least", "percent, from 1%", Value("\"10%\""), Live),
+    key("clusters.*.accept-rate", "rate, 0.01/s to 1000000/s", NONE, Live),
+    key("clusters.*.limits.max-connections", "integer, from 1", NONE, Live),
+    key("clusters.*.limits.max-pending", "integer, from 1", NONE, Live),
+    key("clusters.*.priority-limits[].priority", "integer, 0 to 127", Required, Live),
+    key("clusters.*.priority-limits[].max-connections", "integer, from 1", NONE, Live),
+    key("clusters.*.priority-limits[].max-pending", "integer, from 1", NONE, Live),
+    key("clusters.*.spill.by", "`weight`, `capacity`", Value("\"weight\""), Live),
+    key("clusters.*.spill.above", "percent", NONE, Live),
+    key("clusters.*.spill.below", "percent", Computed("ten points under `above`"), Live),
+    key("clusters.*.spill.slope", "percent, from 1%", Value("\"10%\""), Live),
     key(
         "clusters.*.steer",
         "list of `rules`, `distance`, `rtt`, `priority`",
@@ -146,9 +176,21 @@ pub const KEYS: &[Key] = &[
     key("clusters.*.localities.*.provider", "string", NONE, Live),
     key("clusters.*.localities.*.location", "[latitude, longitude]", NONE, Live),
     key("clusters.*.localities.*.priority", "integer, 0 to 127", Value("0"), Live),
+    key(
+        "clusters.*.localities.*.capacity",
+        "integer, from 1",
+        Computed("the sum of its endpoints' `max-connections`"),
+        Live,
+    ),
     key("clusters.*.localities.*.endpoints[].address", "`IP:port` or `name:port`", Required, Live),
     key("clusters.*.localities.*.endpoints[].weight", "integer, 1 to 65535", Value("1"), Live),
     key("clusters.*.localities.*.endpoints[].max-connections", "integer, from 1", NONE, Live),
+    key(
+        "clusters.*.localities.*.endpoints[].accept-rate",
+        "rate, 0.01/s to 1000000/s",
+        Computed("the cluster's"),
+        Live,
+    ),
     key("clusters.*.http", "`1.1`, `2`", Value("\"1.1\""), NewConnections),
     key("clusters.*.tls.name", "string", Required, NewConnections),
     key("clusters.*.tls.ca", "path", Computed("the system's authorities"), NewConnections),

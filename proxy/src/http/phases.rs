@@ -11,7 +11,7 @@ use pingora::protocols::TcpKeepalive;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use policies::{Kind as PickKind, Tried};
+use policies::{Answer, Kind as PickKind, Policy, Tick, Tried};
 
 use super::forwarded::{Forwarding, X_REQUEST_ID};
 use super::{Connection, answer};
@@ -22,8 +22,9 @@ use crate::pick::pick;
 use crate::prelude::head;
 use crate::route;
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::sys;
-use crate::trip::{Kind, Outcome, RequestFacts, Trip};
+use crate::trip::{Kind, Outcome, Picked, RequestFacts, Trip};
 use crate::upstream::MAX_TRIES;
 
 /// How long an idle upstream connection is kept for the next request. nginx: 60 s.
@@ -36,6 +37,14 @@ pub struct Passage {
     cluster: Option<Arc<ClusterPlan>>,
     tried: Tried,
     last_tried: Option<policies::EndpointIx>,
+    sent: Option<Sent>,
+}
+
+/// What is measured of a request, where the policy goes by latency.
+struct Sent {
+    policy: Policy,
+    at: Tick,
+    in_flight: u32,
 }
 
 struct Begun {
@@ -116,6 +125,17 @@ impl ProxyHttp for Phases {
         passage: &mut Passage,
     ) -> Result<()> {
         passage.forward(session.req_header(), upstream)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let status = response.status.as_u16();
+        passage.endpoint_answered(status >= 500 || status == 429);
+        Ok(())
     }
 
     async fn response_filter(
@@ -237,6 +257,7 @@ impl Passage {
                 // A try before this one may have failed; that is not how the request ends.
                 (begun.trip.outcome, begun.trip.detail) = (Outcome::Dropped, None);
                 let peer = peer(cluster, picked.endpoint.address);
+                self.sent = Sent::now(&begun.connection.worker.state, cluster, &picked);
                 begun.trip.picked = Some(picked);
                 self.last_tried = Some(ix);
                 Ok(Box::new(peer))
@@ -252,6 +273,7 @@ impl Passage {
 
     /// Whether another endpoint may be tried.
     fn connect_failed(&mut self, e: &Error) -> bool {
+        self.endpoint_answered(true);
         let Some(begun) = &mut self.begun else { return false };
         if let (Some(picked), Some(ix)) = (begun.trip.picked.take(), self.last_tried.take()) {
             picked.endpoint.connect_failed();
@@ -265,6 +287,17 @@ impl Passage {
         }
         begun.trip.fail(Outcome::ConnectFailed, e.etype().as_str());
         begun.trip.tries < MAX_TRIES
+    }
+
+    /// Tells the policy how long the endpoint took to answer, once for each try. The head counts: how long a body takes
+    /// may be the client's doing.
+    fn endpoint_answered(&mut self, failed: bool) {
+        let (Some(sent), Some(begun)) = (self.sent.take(), &self.begun) else { return };
+        let now = begun.connection.worker.state.clock.now();
+        if let Some(picked) = &begun.trip.picked {
+            let answer = Answer { took: now.since(sent.at), failed, in_flight: sent.in_flight };
+            picked.lease.load().answered(answer, sent.policy, now);
+        }
     }
 
     fn connected(&mut self) {
@@ -289,6 +322,9 @@ impl Passage {
 
     /// Notes the failure; the status to answer with, 0 when nobody is left to answer.
     fn failed(&mut self, e: &Error) -> u16 {
+        if *e.esource() == ErrorSource::Upstream {
+            self.endpoint_answered(true);
+        }
         let Some(begun) = &mut self.begun else { return 400 };
         let (outcome, status) = match (e.etype(), e.esource()) {
             (ErrorType::HTTPStatus(503), _) => (Outcome::NoEndpoint, 503),
@@ -334,6 +370,16 @@ impl Passage {
 
     fn is_leaving(&self) -> bool {
         self.begun.as_ref().is_some_and(|begun| begun.connection.is_leaving())
+    }
+}
+
+impl Sent {
+    fn now(state: &State, cluster: &ClusterPlan, picked: &Picked) -> Option<Sent> {
+        let policy = cluster.config.request_policy;
+        policy.latency()?;
+        let at = state.clock.now();
+        let report_age = policy.report_age().unwrap_or_default();
+        Some(Sent { policy, at, in_flight: picked.lease.load().in_flight(report_age, at) })
     }
 }
 

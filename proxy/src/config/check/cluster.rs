@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use policies::{Criterion, Policy};
+use policies::Criterion;
 
 use super::findings::{Findings, Scope};
-use super::{OpenFiles, endpoint, health, listener, opened, rule};
+use super::{OpenFiles, endpoint, health, listener, opened, policy, rule};
 use crate::config::files::InFile;
-use crate::config::raw::cluster::{CriterionName, PolicyName, RttFrom as RawRttFrom};
+use crate::config::raw::cluster::{CriterionName, RttFrom as RawRttFrom};
 use crate::config::raw::defaults::BACKLOG;
 use crate::config::raw::listener::HttpVersion;
-use crate::config::raw::{Placed, RawCluster, RawP2c, RawRtt, RawUpstreamTls};
+use crate::config::raw::{Placed, RawCluster, RawRtt, RawUpstreamTls};
 use crate::config::{Cluster, GeoIp, RttFrom, RttSettings, UpstreamHttp, UpstreamTls};
 
 const MINUTE: u64 = 60_000;
@@ -33,7 +33,15 @@ pub(super) fn all(
 
 fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>) -> Option<Cluster> {
     let name = scope.name("a cluster", name, None);
-    let choices = choices(&raw, scope);
+    let policies = policy::policies(&raw, scope);
+    let slow_start = policy::slow_start(&raw.slow_start, scope);
+    let accept_rate = policy::accept_rate(raw.accept_rate.as_ref(), scope);
+    let limits = {
+        let scope = &mut scope.below("limits", None);
+        policy::limits(raw.limits.max_connections.as_ref(), raw.limits.max_pending.as_ref(), scope)
+    };
+    let priority_limits = policy::priority_limits(&raw, scope);
+    let spill = policy::spill(&raw, scope);
     let steer = criteria(&raw, scope);
     let distance_band_km = distance_band(&raw, scope);
     let rtt = rtt(&raw.rtt, scope);
@@ -49,22 +57,24 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
         let scope = &mut scope.below("tcp", None);
         listener::socket_options(&raw.tcp.keepalive, &raw.tcp.user_timeout, Some(BACKLOG), scope)
     };
-    let localities = endpoint::localities(raw.localities, &name, scope);
+    let localities = endpoint::localities(raw.localities, accept_rate.flatten(), &name, scope);
     let health = health::health(raw.health, scope);
-    let policy = |name: PolicyName| match name {
-        PolicyName::RoundRobin => Some(Policy::RoundRobin),
-        PolicyName::LeastConnections => Some(Policy::LeastConnections),
-        PolicyName::P2c => choices.map(|choices| Policy::P2c { choices }),
-    };
+    let (policy, request_policy) = policies?;
+    // Its endpoints have it, or it was refused.
+    accept_rate?;
     Some(Cluster {
         name,
-        policy: policy(raw.policy)?,
-        request_policy: policy(raw.request_policy)?,
+        policy,
+        request_policy,
         steer: steer?,
         distance_band_km: distance_band_km?,
         rtt: rtt?,
         overprovisioning_percent: overprovisioning_percent?,
         panic_threshold_percent: u32::from(raw.panic_threshold.0),
+        spill: spill?,
+        slow_start: slow_start?,
+        limits: limits?,
+        priority_limits: priority_limits?,
         rules: rules?,
         localities: localities?,
         http: match raw.http {
@@ -77,15 +87,6 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
         health: health?,
         tcp: tcp?,
     })
-}
-
-fn choices(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<u8> {
-    let RawP2c { choices } = &raw.p2c;
-    let used = [raw.policy, raw.request_policy].contains(&PolicyName::P2c);
-    if choices.is_written() && !used && !scope.was_refused("policy") && !scope.was_refused("request-policy") {
-        scope.warning(choices.span(), "`p2c.choices` has no effect: no policy of this cluster is `p2c`");
-    }
-    scope.whole("choices", choices, 2..=16)
 }
 
 fn criteria(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Vec<Criterion>> {

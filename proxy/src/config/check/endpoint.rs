@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use policies::Weight;
+use policies::{AcceptRate, Weight};
 
-use super::address;
 use super::findings::Scope;
+use super::{address, policy};
 use crate::config::diagnostic::Place;
 use crate::config::raw::{Placed, RawEndpoint, RawLocality};
 use crate::config::{Address, Endpoint, Locality};
@@ -16,6 +16,7 @@ use crate::config::{Address, Endpoint, Locality};
 /// The localities of one cluster; `None` if one of them is wrong.
 pub(super) fn localities(
     raw: BTreeMap<Placed<String>, RawLocality>,
+    accept_rate: Option<AcceptRate>,
     cluster: &str,
     scope: &mut Scope<'_, '_>,
 ) -> Option<Vec<Locality>> {
@@ -30,7 +31,7 @@ pub(super) fn localities(
     let mut checked = Vec::new();
     for (name, raw) in &raw {
         let mut scope = scope.below(&format!("localities.{}", **name), name.span());
-        checked.push(locality(name, raw, cluster, &mut seen, &mut scope));
+        checked.push(locality(name, raw, accept_rate, cluster, &mut seen, &mut scope));
     }
     checked.into_iter().collect()
 }
@@ -38,6 +39,7 @@ pub(super) fn localities(
 fn locality(
     name: &Placed<String>,
     raw: &RawLocality,
+    accept_rate: Option<AcceptRate>,
     cluster: &str,
     seen: &mut BTreeMap<Address, Place>,
     scope: &mut Scope<'_, '_>,
@@ -53,14 +55,25 @@ fn locality(
     let mut endpoints = Vec::new();
     for raw in &raw.endpoints {
         let scope = &mut scope.below("endpoints", raw.span());
-        let endpoint = endpoint(raw, scope);
+        let endpoint = endpoint(raw, accept_rate, scope);
         if let Some(endpoint) = &endpoint {
             refuse_twice(endpoint, raw, cluster, seen, scope);
         }
         endpoints.push(endpoint);
     }
-    let endpoints = endpoints.into_iter().collect::<Option<_>>();
-    Some(Locality { name: checked_name, provider, location, priority: priority?, endpoints: endpoints? })
+    let declared = match &raw.capacity {
+        None => Some(None),
+        Some(capacity) => scope.whole("capacity", capacity, 1..=i64::from(u32::MAX)).map(NonZeroU32::new),
+    };
+    let endpoints: Vec<Endpoint> = endpoints.into_iter().collect::<Option<_>>()?;
+    let capacity = declared?.or_else(|| sum_of_limits(&endpoints));
+    Some(Locality { name: checked_name, provider, location, priority: priority?, capacity, endpoints })
+}
+
+/// What endpoints may hold together, if each of them says so.
+fn sum_of_limits(endpoints: &[Endpoint]) -> Option<NonZeroU32> {
+    let limits = endpoints.iter().map(|endpoint| endpoint.max_connections.map(NonZeroU32::get));
+    limits.sum::<Option<u32>>().and_then(NonZeroU32::new)
 }
 
 /// An endpoint is known by its cluster and address: its state belongs to that.
@@ -82,11 +95,17 @@ fn refuse_twice(
     }
 }
 
-fn endpoint(raw: &RawEndpoint, scope: &mut Scope<'_, '_>) -> Option<Endpoint> {
+fn endpoint(raw: &RawEndpoint, of_cluster: Option<AcceptRate>, scope: &mut Scope<'_, '_>) -> Option<Endpoint> {
     let address = address(&raw.address, scope);
     let weight = weight(&raw.weight, scope);
     let max_connections = scope.max_connections::<u32>(raw.max_connections.as_ref());
-    Some(Endpoint { address: address?, weight: weight?, max_connections: max_connections?.and_then(NonZeroU32::new) })
+    let accept_rate = policy::accept_rate(raw.accept_rate.as_ref(), scope);
+    Some(Endpoint {
+        address: address?,
+        weight: weight?,
+        max_connections: max_connections?.and_then(NonZeroU32::new),
+        accept_rate: accept_rate?.or(of_cluster),
+    })
 }
 
 fn weight(value: &Placed<i64>, scope: &mut Scope<'_, '_>) -> Option<Weight> {

@@ -140,7 +140,7 @@ bind = ["0.0.0.0:5222"]
 protocol = "tpc"
 cluster = "im"
 [clusters.im]
-policy = "peak-ewma"
+policy = "sticky-bit"
 steer = ["rules", "latency"]
 rtt.from = "prob"
 [clusters.im.localities.here]
@@ -149,8 +149,8 @@ endpoints = [{ address = "10.0.0.7:5222" }]
         "
 t.toml:4:12: error: `protocol` cannot be `tpc`
    help: did you mean `tcp`?
-t.toml:7:10: error: `policy` cannot be `peak-ewma`
-   help: possible here: `round-robin`, `least-connections`, `p2c`
+t.toml:7:10: error: `policy` cannot be `sticky-bit`
+   help: possible here: `round-robin`, `least-connections`, `random`, `p2c`, `peak-ewma`, `prequal`, `maglev`, `ring-hash`
 t.toml:8:19: error: an entry of `steer` cannot be `latency`
    help: possible here: `rules`, `distance`, `rtt`, `priority`
 t.toml:9:12: error: `from` cannot be `prob`
@@ -207,7 +207,7 @@ discover.dns = { srv = "_im._tcp.sg.example.internal" }
 "#,
         "
 t.toml:8:1: error: unknown key `discover`
-   help: known here: `provider`, `location`, `priority`, `endpoints`",
+   help: known here: `provider`, `location`, `priority`, `capacity`, `endpoints`",
     );
 }
 
@@ -703,6 +703,101 @@ t.toml:13:19: error: `connect-timeout` must be from 1ms to 1m, not 2m",
 }
 
 #[test]
+fn parameters_of_policies_are_checked_used_or_not() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+policy = "maglev"
+request-policy = "peak-ewma"
+maglev = { table-size = 65536, balance-factor = 0.5 }
+peak-ewma = { choices = 17, decay = "1ms", default-latency = "0s", failure-penalty = "10m" }
+ring-hash = { min-size = 4096, max-size = 1024 }
+prequal = { choices = 0, report-age = "2h" }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:9:25: error: `table-size` must be a prime number up to 5000011, not 65536
+   help: common ones: 2039, 16381, 65537, 655373; at least a hundred times the number of endpoints
+t.toml:9:49: error: `balance-factor` must be from 1.0 to 100, or 0, not 0.5
+   help: 1.25 lets an endpoint have a quarter more than its share; 0 is no bound
+t.toml:10:25: error: `choices` must be from 2 to 16, not 17
+t.toml:10:37: error: `decay` must be from 100ms to 1h, not 1ms
+t.toml:10:62: error: `default-latency` must be from 1ms to 1m, not 0s
+t.toml:10:86: error: `failure-penalty` must be from 0s to 5m, not 10m
+t.toml:11:26: error: `min-size` (4096) is larger than `max-size` (1024)
+t.toml:11:26: warning: `ring-hash` has no effect: no policy of this cluster is `ring-hash`
+t.toml:12:23: error: `choices` must be from 2 to 16, not 0
+t.toml:12:23: warning: `prequal` has no effect: no policy of this cluster is `prequal`
+t.toml:12:39: error: `report-age` must be from 100ms to 1h, not 2h",
+    );
+}
+
+#[test]
+fn rates_limits_and_thresholds_that_contradict_each_other_are_found() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+accept-rate = "0/s"
+slow-start = { window = "2d", aggression = 0.0, least = "0%" }
+limits = { max-connections = 10, max-pending = 20 }
+priority-limits = [{ priority = 0 }, { priority = 0 }, { priority = 7, max-connections = 0 }]
+spill = { above = "70%", below = "80%" }
+[clusters.im.localities.here]
+capacity = 0
+endpoints = [{ address = "10.0.0.7:5222", accept-rate = "2000000/s" }]
+"#,
+        "
+t.toml:7:15: error: `accept-rate` must be from 0.01/s to 1000000/s, not 0/s
+   help: leave it out for no limit; to take an endpoint out of service, drain it or remove it
+t.toml:8:25: error: `window` must be from 0s to 1d, not 2d
+t.toml:8:44: error: `aggression` must be from 0.1 to 10, not 0
+t.toml:9:48: warning: `max-pending` (20) is larger than `max-connections` (10): it limits nothing
+t.toml:10:51: error: priority 0 has limits already
+t.toml:10:69: warning: no locality has priority 7
+   help: limits are for the `priority` that localities have; it is 0 where none is written
+t.toml:10:90: error: `max-connections` must be from 1; 0 would refuse everyone
+   help: leave it out for no limit of its own
+t.toml:11:34: error: `below` (80%) must be lower than `above` (70%)
+   help: between the two, what is sent on stays as it is; ten points apart are usual
+t.toml:13:12: error: `capacity` must be from 1 to 4294967295, not 0
+t.toml:14:57: error: `accept-rate` must be from 0.01/s to 1000000/s, not 2000000/s
+   help: leave it out for no limit; to take an endpoint out of service, drain it or remove it",
+    );
+}
+
+#[test]
+fn settings_that_do_nothing_are_warnings() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+slow-start.aggression = 2.0
+spill = { by = "capacity", below = "10%" }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:25: warning: `slow-start` has no effect without a `window`
+   help: slow-start.window = \"60s\"
+t.toml:8:36: warning: `spill.below` and `spill.slope` have no effect without `spill.above`
+t.toml:9:25: warning: locality `here` has no `capacity`: `spill` cannot tell how full it is
+   help: capacity = 50000, or `max-connections` for each of its endpoints",
+    );
+}
+
+#[test]
 fn parameters_of_a_policy_that_is_not_used_are_a_warning() {
     check(
         r#"
@@ -718,7 +813,7 @@ p2c.choices = 3
 endpoints = [{ address = "10.0.0.7:5222" }]
 "#,
         "
-t.toml:9:15: warning: `p2c.choices` has no effect: no policy of this cluster is `p2c`",
+t.toml:9:15: warning: `p2c` has no effect: no policy of this cluster is `p2c`",
     );
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::listener::HttpVersion;
 use super::{OneOrMany, Placed, defaults};
-use crate::config::units::{Distance, Percent, Period};
+use crate::config::units::{Distance, Percent, Period, Rate};
 
 /// Servers of one kind, in one or several places.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -19,6 +19,24 @@ pub struct RawCluster {
     pub request_policy: PolicyName,
     /// Parameters of the policy `p2c`.
     pub p2c: RawP2c,
+    /// Parameters of the policy `peak-ewma`.
+    pub peak_ewma: RawPeakEwma,
+    /// Parameters of the policy `prequal`.
+    pub prequal: RawPrequal,
+    /// Parameters of the policy `maglev`.
+    pub maglev: RawMaglev,
+    /// Parameters of the policy `ring-hash`.
+    pub ring_hash: RawRingHash,
+    /// How an endpoint that has just come up gets its share.
+    pub slow_start: RawSlowStart,
+    /// New connections that each endpoint may get, unless it says so itself. No limit by default.
+    pub accept_rate: Option<Placed<Rate>>,
+    /// What the cluster may hold in all, from this edge.
+    pub limits: RawLimits,
+    /// What the localities of one priority may hold together, from this edge.
+    pub priority_limits: Vec<Placed<RawPriorityLimits>>,
+    /// How localities stand in for each other.
+    pub spill: RawSpill,
     /// What decides between localities, the most important first; each orders only what those before left equal.
     pub steer: Vec<Placed<CriterionName>>,
     /// Distances to the client are compared in steps of this size: within one step, localities are equally far.
@@ -54,8 +72,18 @@ pub enum PolicyName {
     RoundRobin,
     /// Fewest connections for its weight.
     LeastConnections,
+    /// By dice, in proportion to weight; counts are not looked at.
+    Random,
     /// Fewest connections for its weight among a few drawn in proportion to weight.
     P2c,
+    /// Lowest latency times connections for its weight, among a few drawn in proportion to weight.
+    PeakEwma,
+    /// Lowest latency among those of a few that are not busy, fewest requests if all are (Prequal's hot-cold rule).
+    Prequal,
+    /// By the client's key, in a table that moves least when endpoints come and go.
+    Maglev,
+    /// By the client's key, on a ring.
+    RingHash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -76,6 +104,107 @@ pub enum CriterionName {
 pub struct RawP2c {
     /// How many endpoints are drawn, 2 to 16.
     pub choices: Placed<i64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawPeakEwma {
+    /// How many endpoints are drawn, 2 to 16.
+    pub choices: Placed<i64>,
+    /// How fast a peak is forgotten: after this time about a third of it is left.
+    pub decay: Placed<Period>,
+    /// What an endpoint is taken for that nothing was measured of.
+    pub default_latency: Placed<Period>,
+    /// What a failed request counts as, if it was not slower than that anyway.
+    pub failure_penalty: Placed<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawPrequal {
+    /// How many endpoints are drawn, 2 to 16.
+    pub choices: Placed<i64>,
+    /// Share of those drawn that count as not busy.
+    pub hot_above: Placed<Percent>,
+    /// How long it counts what an endpoint reports of its own load; longer than the interval of the reports.
+    pub report_age: Placed<Period>,
+    /// How fast a latency that nothing renews is forgotten: after this time about a third of it is left.
+    pub decay: Placed<Period>,
+    /// What an endpoint is taken for that nothing was measured of.
+    pub default_latency: Placed<Period>,
+    /// What a failed request counts as, if it was not slower than that anyway.
+    pub failure_penalty: Placed<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawMaglev {
+    /// Slots of the table, a prime number. At least a hundred for each endpoint spreads the keys to within 1 %.
+    pub table_size: Placed<i64>,
+    /// How far over its fair share an endpoint may be loaded before its keys go on to others, 1.0 to 100; 0 is no bound.
+    pub balance_factor: Placed<f64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawRingHash {
+    /// Points on the ring at least.
+    pub min_size: Placed<i64>,
+    /// Points on the ring at most.
+    pub max_size: Placed<i64>,
+    /// How far over its fair share an endpoint may be loaded before its keys go on to others, 1.0 to 100; 0 is no bound.
+    pub balance_factor: Placed<f64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawSlowStart {
+    /// From coming up to the whole share; "0s" is no slow start.
+    pub window: Placed<Period>,
+    /// 1.0 rises in a straight line, more rises faster at first; 0.1 to 10.
+    pub aggression: Placed<f64>,
+    /// The share that it starts with.
+    pub least: Placed<Percent>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawLimits {
+    /// Connections and requests at a time. No limit by default.
+    pub max_connections: Option<Placed<i64>>,
+    /// Of these, how many may wait for an endpoint to accept. No limit by default.
+    pub max_pending: Option<Placed<i64>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawPriorityLimits {
+    /// The `priority` of the localities that this is for, 0 to 127.
+    pub priority: Placed<i64>,
+    /// Connections and requests at a time. No limit by default.
+    pub max_connections: Option<Placed<i64>>,
+    /// Of these, how many may wait for an endpoint to accept. No limit by default.
+    pub max_pending: Option<Placed<i64>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RawSpill {
+    /// `weight`: a locality that is whole can carry everything. `capacity`: as much as its `capacity` says.
+    pub by: SpillBy,
+    /// Above this utilisation a locality sends some of its new clients on. Off by default; needs capacities.
+    pub above: Option<Placed<Percent>>,
+    /// Below this utilisation it takes all of them again. Ten points under `above` by default.
+    pub below: Option<Placed<Percent>>,
+    /// How much the share that is sent on may change in a second.
+    pub slope: Placed<Percent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpillBy {
+    Weight,
+    Capacity,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -123,6 +252,8 @@ pub struct RawLocality {
     pub location: Option<Placed<[f64; 2]>>,
     /// Lower goes first, 0 to 127; counts where `steer` names `priority`.
     pub priority: Placed<i64>,
+    /// Connections that it is built for. The sum of its endpoints' `max-connections` by default, if all have one.
+    pub capacity: Option<Placed<i64>>,
     /// The servers. At least one.
     pub endpoints: Vec<Placed<RawEndpoint>>,
 }
@@ -137,6 +268,8 @@ pub struct RawEndpoint {
     pub weight: Placed<i64>,
     /// Connections and requests at a time. No limit by default.
     pub max_connections: Option<Placed<i64>>,
+    /// New connections that it may get. The cluster's `accept-rate` by default.
+    pub accept_rate: Option<Placed<Rate>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

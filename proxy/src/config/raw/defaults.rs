@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::cluster::{CriterionName, PolicyName, RttFrom};
+use super::cluster::{
+    CriterionName, PolicyName, RawLimits, RawMaglev, RawPeakEwma, RawPrequal, RawRingHash, RawSlowStart, RawSpill,
+    RttFrom, SpillBy,
+};
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
     LogFormat, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp, RawLocality,
@@ -77,6 +80,15 @@ impl Default for RawCluster {
             policy: PolicyName::P2c,
             request_policy: PolicyName::P2c,
             p2c: RawP2c::default(),
+            peak_ewma: RawPeakEwma::default(),
+            prequal: RawPrequal::default(),
+            maglev: RawMaglev::default(),
+            ring_hash: RawRingHash::default(),
+            slow_start: RawSlowStart::default(),
+            accept_rate: None,
+            limits: RawLimits::default(),
+            priority_limits: vec![],
+            spill: RawSpill::default(),
             steer: [CriterionName::Rules, CriterionName::Distance, CriterionName::Rtt].map(Placed::from).into(),
             distance_band: Distance { km: 500.0 }.into(),
             rtt: RawRtt::default(),
@@ -102,6 +114,62 @@ impl Default for RawP2c {
     }
 }
 
+/// Linkerd's figures for `decay` and `default-latency`, and its load-biaser's for `failure-penalty`.
+impl Default for RawPeakEwma {
+    fn default() -> RawPeakEwma {
+        RawPeakEwma {
+            choices: 2.into(),
+            decay: seconds(10),
+            default_latency: milliseconds(30),
+            failure_penalty: seconds(5),
+        }
+    }
+}
+
+/// The pool of 16 probes and the quantile of 2^-0.25 of the Prequal paper (NSDI 2024). Its probes are a second old at most;
+/// ours come with health probes, hence the longer age.
+impl Default for RawPrequal {
+    fn default() -> RawPrequal {
+        let RawPeakEwma { decay, default_latency, failure_penalty, .. } = RawPeakEwma::default();
+        RawPrequal {
+            choices: 16.into(),
+            hot_above: Percent(84).into(),
+            report_age: seconds(5),
+            decay,
+            default_latency,
+            failure_penalty,
+        }
+    }
+}
+
+/// Envoy's table size. Its bounded load is off by default; the factor is the one that its documentation and HAProxy's start
+/// with.
+impl Default for RawMaglev {
+    fn default() -> RawMaglev {
+        RawMaglev { table_size: 65_537.into(), balance_factor: 1.25.into() }
+    }
+}
+
+/// Envoy's and gRPC's smallest ring.
+impl Default for RawRingHash {
+    fn default() -> RawRingHash {
+        RawRingHash { min_size: 1024.into(), max_size: 65_536.into(), balance_factor: 1.25.into() }
+    }
+}
+
+/// Envoy's figures for `aggression` and `least`; like there, there is no slow start unless a window is given.
+impl Default for RawSlowStart {
+    fn default() -> RawSlowStart {
+        RawSlowStart { window: seconds(0), aggression: 1.0.into(), least: Percent(10).into() }
+    }
+}
+
+impl Default for RawSpill {
+    fn default() -> RawSpill {
+        RawSpill { by: SpillBy::Weight, above: None, below: None, slope: Percent(10).into() }
+    }
+}
+
 impl Default for RawRtt {
     fn default() -> RawRtt {
         let bands = [10, 35, 80].map(milliseconds).to_vec();
@@ -111,7 +179,7 @@ impl Default for RawRtt {
 
 impl Default for RawLocality {
     fn default() -> RawLocality {
-        RawLocality { provider: None, location: None, priority: 0.into(), endpoints: vec![] }
+        RawLocality { provider: None, location: None, priority: 0.into(), capacity: None, endpoints: vec![] }
     }
 }
 
