@@ -22,6 +22,7 @@ mod load;
 
 mod least_connections;
 mod p2c;
+mod peak_ewma;
 mod round_robin;
 
 mod candidates;
@@ -42,6 +43,7 @@ pub use dice::{Dice, SeededDice};
 pub use endpoint::{Endpoint, EndpointIx, Locality, LocalityIx, Standing, Weight};
 pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityExplained, explain};
 pub use load::{Lease, Load};
+pub use peak_ewma::LatencyCell;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
 pub use rtt::{RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, RttBands};
