@@ -23,12 +23,14 @@ mod load;
 mod least_connections;
 mod p2c;
 mod peak_ewma;
+mod prequal;
 mod round_robin;
 
 mod candidates;
 mod cursors;
 mod dice;
 mod spill;
+mod stamped;
 mod tried;
 
 mod explain;
@@ -45,6 +47,7 @@ pub use explain::{Choice, Eligibility, EndpointExplained, Explanation, LocalityE
 pub use load::{Lease, Load};
 pub use peak_ewma::LatencyCell;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
+pub use prequal::{HotCold, POOL, ServerSignal, Signal, choose};
 pub use rtt::{RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, RttBands};
 pub use snapshot::{ClassView, ClusterView, Policy};

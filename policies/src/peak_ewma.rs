@@ -11,22 +11,16 @@
 //! line instead of fighting for it, and the cost depends on the samples alone. It is never under Finagle's: theirs stops
 //! falling at the first sample above it, ours mixes that sample with what was there.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{
-    dice::{high, low},
+    stamped::{Stamped, StampedCell, micros, millis},
     tick::Tick,
 };
 
-/// The latency of one endpoint as a cost in microseconds, fed by every worker.
-///
-/// The upper half is the cost as an `f32`, the lower half the time of the last sample in milliseconds. Both change in one
-/// atomic step, relaxed, as they order no other memory. Zero is "no sample yet": every stored cost is above it.
+/// The latency of one endpoint as a cost in microseconds, fed by every worker. Eight bytes, without locks.
 #[derive(Debug, Default)]
-pub struct LatencyCell(AtomicU64);
+pub struct LatencyCell(StampedCell);
 
 impl LatencyCell {
     /// The decay of Finagle, tower and Linkerd. A cost that nothing renews is halved every `decay · ln 2`, here 6.9 s.
@@ -47,11 +41,8 @@ impl LatencyCell {
     ///
     /// `now` may be a little behind what other workers passed: the sample counts, and the clock of the cell stays.
     pub fn observe(&self, sample: Duration, now: Tick, decay: Duration) {
-        let sample = micros(sample);
-        let now = millis(now);
-        let moved = |packed| Some(Reading::unpack(packed).moved_by(sample, now, decay).pack());
-        // A closure that never answers `None` cannot fail; both cases hold what was there before.
-        let (Ok(_before) | Err(_before)) = self.0.fetch_update(Relaxed, Relaxed, moved);
+        let (sample, now) = (micros(sample), millis(now));
+        self.0.update(|before| before.raised_by(sample, now, decay));
     }
 
     /// Takes a failed request, which counts as `penalty` or as the time that it took, if that was longer.
@@ -65,88 +56,14 @@ impl LatencyCell {
     /// The cost at this moment in microseconds: finite, not negative, and `default_rtt` where there is no sample yet.
     #[inline]
     pub fn cost(&self, now: Tick, decay: Duration, default_rtt: Duration) -> f32 {
-        let reading = Reading::unpack(self.0.load(Relaxed));
-        if reading.is_none() { micros(default_rtt) } else { reading.cost * reading.kept(millis(now), decay) }
+        self.0.load().map_or_else(|| micros(default_rtt), |cost| cost.fallen(millis(now), decay))
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Reading {
-    /// Microseconds.
-    cost: f32,
-    /// Milliseconds, of which the count starts anew every 49.7 days.
-    stamp: u32,
-}
-
-/// A nanosecond: what a sample costs at least, so that a stored cost is never zero.
-const LEAST_COST: f32 = 1e-3;
-
-/// How far a sample can be behind the last one. Whatever seems older than the stamp by no more than this is late;
-/// everything else is new.
-///
-/// Half of the count's range would be the usual border, but an endpoint may well be silent for 25 days, and must not keep
-/// its old cost for the next 25. After more than 49.7 days it looks younger than it is, and falls once more within the
-/// usual time.
-const LATEST: u32 = 60_000;
-
-impl Reading {
-    fn unpack(packed: u64) -> Self {
-        Self { cost: f32::from_bits(high(packed)), stamp: low(packed) }
+impl Stamped {
+    fn raised_by(self, sample: f32, now: u32, decay: Duration) -> Self {
+        if sample > self.value { self.with(sample, now) } else { self.blended(sample, 1.0, now, decay) }
     }
-
-    fn pack(self) -> u64 {
-        u64::from(self.cost.to_bits()) << 32 | u64::from(self.stamp)
-    }
-
-    fn is_none(self) -> bool {
-        self.cost < LEAST_COST
-    }
-
-    fn moved_by(self, sample: f32, now: u32, decay: Duration) -> Self {
-        let sample = sample.max(LEAST_COST);
-        if self.is_none() {
-            return Self { cost: sample, stamp: now };
-        }
-        let cost = if sample > self.cost {
-            sample
-        } else {
-            let kept = self.kept(now, decay);
-            self.cost * kept + sample * (1.0 - kept)
-        };
-        Self { cost: cost.max(LEAST_COST), stamp: if self.is_late(now) { self.stamp } else { now } }
-    }
-
-    /// How much of the cost is left: 1 at once, 1/e after `decay`.
-    #[inline]
-    fn kept(self, now: u32, decay: Duration) -> f32 {
-        let elapsed = if self.is_late(now) { 0 } else { now.wrapping_sub(self.stamp) };
-        // Without a decay everything is forgotten by the next millisecond; the smallest number keeps 0 / 0 away.
-        let decay_ms = (decay.as_secs_f32() * 1e3).max(f32::MIN_POSITIVE);
-        (-f32_of(elapsed) / decay_ms).exp()
-    }
-
-    #[inline]
-    fn is_late(self, now: u32) -> bool {
-        (1..=LATEST).contains(&self.stamp.wrapping_sub(now))
-    }
-}
-
-#[inline]
-fn micros(duration: Duration) -> f32 {
-    duration.as_secs_f32() * 1e6
-}
-
-/// Milliseconds since the epoch, counted round: a second is a whole number of them, so no wrap loses one.
-#[inline]
-fn millis(at: Tick) -> u32 {
-    low(at.0.as_secs()).wrapping_mul(1000).wrapping_add(at.0.subsec_millis())
-}
-
-/// The nearest `f32`. Above 2^24 ms, which is 4.6 hours, it is off by less than one part in 2^24.
-#[inline]
-#[expect(clippy::cast_precision_loss, reason = "an age needs no more than 24 bits")]
-fn f32_of(number: u32) -> f32 {
-    number as f32
 }
 
 #[cfg(test)]
@@ -279,7 +196,7 @@ mod tests {
                     cell.observe(sample, Tick(now), decay);
                     highest = highest.max(sample);
                     let cost = cell.cost(Tick(now), decay, DEFAULT_RTT);
-                    prop_assert!(cost >= 0.0 && cost <= micros(highest).max(LEAST_COST) * 1.001, "{cost}");
+                    prop_assert!(cost >= 0.0 && cost <= micros(highest).max(1e-3) * 1.001, "{cost}");
                 }
             }
         }
