@@ -25,7 +25,7 @@ use crate::watch::Watch;
 
 /// Changes of health or addresses within this time become one new snapshot.
 const COALESCE: Duration = Duration::from_millis(50);
-/// The beat of the sweeper and of RTT bands.
+/// The beat of the sweeper and, at most, of RTT bands.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// A request to read the files again, and where to answer.
@@ -182,9 +182,10 @@ fn on_beat(state: &State) {
     state.forget_retired();
     end_votes(state);
     let snapshot = state.snapshot.load_full();
+    let now = state.clock.now();
     let mut changed = false;
     for cluster in &snapshot.clusters {
-        changed |= cluster.measure(&snapshot.config.edge);
+        changed |= cluster.follow_rtts(&snapshot.config.edge, now);
     }
     if changed {
         state.steering_changed.notify_one();

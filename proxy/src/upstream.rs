@@ -47,7 +47,7 @@ pub async fn reach(
         trip.tries += 1;
         let endpoint = picked.endpoint.clone();
         trip.picked = Some(picked);
-        match connect(cluster, &endpoint).await {
+        match connect(state, cluster, &endpoint).await {
             Ok(io) => {
                 if let Some(picked) = &mut trip.picked {
                     picked.lease.connected();
@@ -68,10 +68,16 @@ pub async fn reach(
     Err(last.unwrap_or(ReachError::NoEndpoint(NoPick::AllTried)))
 }
 
-async fn connect(cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
+async fn connect(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
     let deadline = cluster.config.connect_timeout;
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await?;
+        let now = state.clock.now();
+        if endpoint.wants_tunnel_rtt(now)
+            && let Some(handshake) = sys::handshake_rtt(&tcp)
+        {
+            endpoint.sample_tunnel_rtt(handshake, now);
+        }
         sys::prepare(&tcp, cluster.config.tcp)?;
         match &cluster.tls {
             None => Ok(Io::Plain(tcp)),

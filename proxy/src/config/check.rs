@@ -12,6 +12,7 @@ mod listener;
 mod opened;
 mod process;
 mod route;
+mod rtt;
 mod rule;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use policies::RttEstimate;
+
 use super::cluster::{CriterionName, PolicyName, RttFrom};
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
@@ -105,7 +107,15 @@ impl Default for RawP2c {
 impl Default for RawRtt {
     fn default() -> RawRtt {
         let bands = [10, 35, 80].map(milliseconds).to_vec();
-        RawRtt { from: RttFrom::Probe, bands: bands.into() }
+        RawRtt {
+            from: RttFrom::Probe,
+            bands: bands.into(),
+            window: Period(RttEstimate::WINDOW).into(),
+            hysteresis: Percent(10).into(),
+            hysteresis_floor: milliseconds(2),
+            dwell: 6.into(),
+            max_age: seconds(30),
+        }
     }
 }
 
