@@ -66,7 +66,7 @@ fn hysteresis(raw: &RawRtt, scope: &mut Scope<'_, '_>) -> Option<f64> {
     if percent > 50 {
         let problem =
             scope.error(raw.hysteresis.span(), format!("`hysteresis` must be from 0% to 50%, not {percent}%"));
-        problem.help("with more, a locality would not come back into a band that it has left");
+        problem.help("more would keep a locality out of a narrow band for good");
         return None;
     }
     Some(f64::from(percent) / 100.0)
