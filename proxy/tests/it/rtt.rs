@@ -126,7 +126,7 @@ async fn probes_that_fail_are_loss_and_a_figure_without_news_gives_way_to_the_pr
     wait_until(&edge, "singapore", "measured", |locality| locality["rtt_measured"] == true).await;
     wait_until(&edge, "frankfurt", "in the last band", |locality| locality["rtt_band"] == 3).await;
     turned.singapore.stop().await;
-    // 10 270 km are 166 ms by the prior, 46 ms farther than what is measured of Frankfurt.
+    // 10 260 km are 166 ms by the prior, 46 ms farther than what is measured of Frankfurt.
     let by_prior = |locality: &Value| locality["rtt_measured"] == false && locality["rtt_band"] == 2;
     let lost = wait_until(&edge, "singapore", "known by its distance alone", by_prior).await;
     assert!((lost["rtt_ms"].as_f64().unwrap() - 166.0).abs() < 2.0, "{lost:#}");
