@@ -2,7 +2,7 @@
 //!
 //! Sites at 40 and 41 ms are the same to a user, and whoever always takes the lower of two noisy figures sends everybody
 //! to and fro. So localities are put into bands by how much farther they are than the nearest, and a locality moves to
-//! another band only when it is clearly past the border (hysteresis) for several updates in a row (dwell).
+//! another band only when it is clearly past the border (hysteresis) for several rounds in a row (dwell).
 
 use std::time::Duration;
 
@@ -18,8 +18,23 @@ pub struct RttBands {
     /// The least that this is, though never more than half of the limit, or a narrow band could not be entered again.
     /// Default: 2 ms.
     pub hysteresis_floor: Duration,
-    /// For how many updates in a row it must be there. Zero counts as one. Default: 6.
+    /// For how many rounds in a row it must be there. Zero counts as one. Default: 6.
     pub dwell: u32,
+}
+
+/// The round trip to a locality, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LocalityRtt {
+    pub rtt: Duration,
+    /// That of the measurement ([`Rtt`](crate::Rtt)). `None`: nothing was measured, and the figure is the
+    /// [`prior_rtt`](crate::prior_rtt) by distance.
+    pub confidence: Option<f32>,
+}
+
+impl LocalityRtt {
+    pub fn is_measured(&self) -> bool {
+        self.confidence.is_some()
+    }
 }
 
 impl Default for RttBands {
@@ -34,10 +49,9 @@ impl Default for RttBands {
 }
 
 impl RttBands {
-    /// Updates the bands of all localities of a cluster. Entry by entry, `rtts` belongs to `states`; see
-    /// [`BandState::update`].
-    pub fn update(&self, states: &mut [BandState], rtts: &[Option<Duration>]) {
-        let best = rtts.iter().flatten().min().copied();
+    /// One round for all localities of a cluster. Entry by entry, `rtts` belongs to `states`; see [`BandState::update`].
+    pub fn update(&self, states: &mut [BandState], rtts: &[Option<LocalityRtt>]) {
+        let best = rtts.iter().flatten().map(|known| known.rtt).min();
         let rtts = rtts.iter().copied().chain(std::iter::repeat(None));
         for (state, rtt) in states.iter_mut().zip(rtts) {
             state.update(self, rtt, best);
@@ -73,8 +87,10 @@ impl RttBands {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BandState {
     band: Option<usize>,
+    /// The band was found by a prior, before anything had been measured.
+    guessed: bool,
     pull: Option<Direction>,
-    /// For how many updates in a row.
+    /// For how many rounds in a row.
     pulled: u32,
 }
 
@@ -94,22 +110,23 @@ impl BandState {
         self.band.map(|band| u8::try_from(band).unwrap_or(u8::MAX))
     }
 
-    /// Takes the figure of this locality and the lowest of all, once for each control tick.
+    /// Takes the figure of this locality and the lowest of all, once for each round.
     ///
-    /// The first figure counts at once. After that the band changes when `dwell` figures in a row were past the same border
-    /// and clear of its hysteresis, and then to the band of the last. Pass [`prior_rtt`](crate::prior_rtt) for a
-    /// locality that nothing was measured of; one without any figure has no band.
-    pub fn update(&mut self, bands: &RttBands, rtt: Option<Duration>, best: Option<Duration>) -> Option<u8> {
-        let Some(rtt) = rtt else {
+    /// The first figure counts at once, and so does the first measurement after a prior: what was a guess needs no calm.
+    /// After that the band changes when `dwell` figures in a row were past the same border and clear of its hysteresis,
+    /// and then to the band of the last. A locality without any figure has no band.
+    pub fn update(&mut self, bands: &RttBands, rtt: Option<LocalityRtt>, best: Option<Duration>) -> Option<u8> {
+        let Some(known) = rtt else {
             *self = Self::default();
             return None;
         };
-        let farther = rtt.saturating_sub(best.unwrap_or(rtt));
+        let farther = known.rtt.saturating_sub(best.unwrap_or(known.rtt));
         match self.band {
-            None => *self = Self::settled(bands.plain(farther)),
             // A reload can take bands away.
-            Some(band) if band > bands.limits.len() => *self = Self::settled(bands.plain(farther)),
-            Some(band) => self.pulled(bands, bands.pull(band, farther), farther),
+            Some(band) if band <= bands.limits.len() && !(self.guessed && known.is_measured()) => {
+                self.pulled(bands, bands.pull(band, farther), farther);
+            }
+            _ => *self = Self { guessed: !known.is_measured(), ..Self::settled(bands.plain(farther)) },
         }
         self.band()
     }
@@ -122,12 +139,12 @@ impl BandState {
         };
         self.pull = pull;
         if self.pulled >= bands.dwell.max(1) {
-            *self = Self::settled(bands.plain(farther));
+            *self = Self { guessed: self.guessed, ..Self::settled(bands.plain(farther)) };
         }
     }
 
     fn settled(band: usize) -> Self {
-        Self { band: Some(band), pull: None, pulled: 0 }
+        Self { band: Some(band), guessed: false, pull: None, pulled: 0 }
     }
 }
 
@@ -136,8 +153,16 @@ mod tests {
     use super::*;
     use crate::dice::{Dice, SeededDice};
 
-    fn ms(ms: u64) -> Option<Duration> {
-        Some(Duration::from_millis(ms))
+    fn ms(ms: u64) -> Option<LocalityRtt> {
+        measured(Duration::from_millis(ms))
+    }
+
+    fn measured(rtt: Duration) -> Option<LocalityRtt> {
+        Some(LocalityRtt { rtt, confidence: Some(1.0) })
+    }
+
+    fn prior(ms: u64) -> Option<LocalityRtt> {
+        Some(LocalityRtt { rtt: Duration::from_millis(ms), confidence: None })
     }
 
     /// The bands of two localities after these updates, the first of which is always at 10 ms.
@@ -183,11 +208,11 @@ mod tests {
         let bands = RttBands::default();
         let mut dice = SeededDice::new(3);
         let mut state = BandState::new();
-        let best = ms(40);
+        let best = Some(Duration::from_millis(40));
         state.update(&bands, ms(50), best);
         for _ in 0..10_000 {
             let noisy = Duration::from_micros(u64::from(48_100 + dice.below(3_800)));
-            assert_eq!(state.update(&bands, Some(noisy), best), Some(0));
+            assert_eq!(state.update(&bands, measured(noisy), best), Some(0));
         }
     }
 
@@ -210,6 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn the_first_measurement_replaces_a_prior_at_once_and_the_way_back_takes_the_dwell() {
+        let bands = RttBands::default();
+        let mut states = [BandState::new(); 2];
+        let mut second = |rtt| {
+            bands.update(&mut states, &[ms(10), rtt]);
+            states[1].band()
+        };
+        assert_eq!([second(prior(200)), second(ms(15))], [3, 0].map(Some));
+        let back: Vec<_> = (0..6).map(|_| second(prior(200))).collect();
+        assert_eq!(back, [0, 0, 0, 0, 0, 3].map(Some));
+        assert_eq!(second(ms(15)), Some(3), "measured before: calm now");
+    }
+
+    #[test]
     fn without_a_figure_there_is_no_band_and_no_memory() {
         let bands = RttBands::default();
         let mut states = [BandState::new(); 3];
@@ -224,9 +263,10 @@ mod tests {
     #[test]
     fn bands_that_a_reload_took_away_are_left_at_once() {
         let mut state = BandState::new();
-        state.update(&RttBands::default(), ms(200), ms(10));
+        let best = Some(Duration::from_millis(10));
+        state.update(&RttBands::default(), ms(200), best);
         let fewer = RttBands { limits: vec![Duration::from_millis(10)], ..RttBands::default() };
-        assert_eq!(state.update(&fewer, ms(200), ms(10)), Some(1));
+        assert_eq!(state.update(&fewer, ms(200), best), Some(1));
     }
 
     #[test]
@@ -235,7 +275,7 @@ mod tests {
             let bands = RttBands { limits: vec![limit], hysteresis_ratio: ratio, dwell: 0, ..RttBands::default() };
             let mut state = BandState::new();
             for rtt in [Duration::ZERO, Duration::MAX, Duration::from_millis(1)] {
-                assert!(state.update(&bands, Some(rtt), Some(Duration::ZERO)).is_some());
+                assert!(state.update(&bands, measured(rtt), Some(Duration::ZERO)).is_some());
             }
         }
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use geoip::Coordinates;
 use ipnet::IpNet;
-use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, SlowStart, SpillBy, Weight};
+use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, RttBands, SlowStart, SpillBy, Weight};
 
 /// A name that an operator gave to a listener, cluster or locality.
 pub type Name = Arc<str>;
@@ -305,8 +305,11 @@ pub enum RttFrom {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RttSettings {
     pub from: RttFrom,
-    /// Upper limits of the bands, relative to the nearest locality.
-    pub bands: Vec<Duration>,
+    pub bands: RttBands,
+    /// Over which the lowest round trip counts.
+    pub window: Duration,
+    /// Without news for so long, a figure counts as not measured.
+    pub max_age: Duration,
 }
 
 /// `[[clusters.NAME.rules]]`

@@ -25,7 +25,7 @@ use crate::watch::Watch;
 
 /// Changes of health or addresses within this time become one new snapshot.
 const COALESCE: Duration = Duration::from_millis(50);
-/// The beat of the sweeper and of RTT bands.
+/// The beat of the sweeper and, at most, of RTT bands.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// A request to read the files again, and where to answer.
@@ -185,7 +185,7 @@ fn on_beat(state: &State) {
     let now = state.clock.now();
     let mut changed = false;
     for cluster in &snapshot.clusters {
-        changed |= cluster.measure(&snapshot.config.edge);
+        changed |= cluster.follow_rtts(&snapshot.config.edge, now);
         changed |= cluster.shed(now) | cluster.is_warming_up();
     }
     if changed {

@@ -53,6 +53,22 @@ pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     Ok(info)
 }
 
+/// The round trip of the handshake, if asked right after it.
+pub(crate) fn handshake_rtt(socket: impl AsFd) -> Option<Duration> {
+    let info = tcp_info(socket).ok()?;
+    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// The lowest round trip of the last minutes, as far as the kernel remembers (`net.ipv4.tcp_min_rtt_wlen`). Only for a
+/// socket that has sent something a few times: before that, the kernel knows the handshake and no more.
+pub(crate) fn lowest_rtt(socket: impl AsFd) -> Option<Duration> {
+    const SENT: u32 = 3;
+    let info = tcp_info(socket).ok()?;
+    // The kernel writes all ones where it has no minimum.
+    let known = info.tcpi_data_segs_out >= SENT && (1..u32::MAX).contains(&info.tcpi_min_rtt);
+    known.then(|| Duration::from_micros(info.tcpi_min_rtt.into()))
+}
+
 /// Descriptors that this process may open; raised to the hard limit first.
 pub(crate) fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -99,7 +115,21 @@ mod tests {
         assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), KEEPALIVE_PROBES);
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 60_000);
-        assert!(tcp_info(&socket).unwrap().tcpi_rtt > 0, "a handshake has a round trip");
+    }
+
+    #[test]
+    fn a_socket_knows_its_handshake_at_once_and_its_lowest_round_trip_after_three_messages() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(handshake_rtt(&socket).unwrap() < Duration::from_secs(1));
+        for sent in 0..3 {
+            assert_eq!(lowest_rtt(&socket), None, "{sent}");
+            socket.write_all(b"x").unwrap();
+            peer.read_exact(&mut [0]).unwrap();
+        }
+        assert!(lowest_rtt(&socket).unwrap() < Duration::from_secs(1));
     }
 
     #[test]

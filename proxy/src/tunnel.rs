@@ -237,6 +237,17 @@ impl<W: Wire> Tunnel<W> {
         Poll::Pending
     }
 
+    /// What the endpoint's socket has learnt in its life, while there still is one to ask.
+    fn sample_rtt(&self) {
+        let Some(endpoint) = self.registered.entry().endpoint() else { return };
+        let now = self.trip.state().clock.now();
+        if endpoint.wants_tunnel_rtt(now)
+            && let Some(rtt) = self.endpoint.lowest_rtt()
+        {
+            endpoint.sample_tunnel_rtt(rtt, now);
+        }
+    }
+
     fn client_has_answered(&self) -> bool {
         self.to_endpoint.has_ended() || self.to_endpoint.frames().is_some_and(websocket::Frames::saw_close)
     }
@@ -281,7 +292,10 @@ impl<W: Wire> Future for Tunnel<W> {
                 Poll::Pending => BUFFER.with_borrow_mut(|scratch| this.poll_pumps(cx, scratch)),
             },
         };
-        outcome.map(|outcome| this.trip.ended(outcome, this.registered.bytes()))
+        outcome.map(|outcome| {
+            this.sample_rtt();
+            this.trip.ended(outcome, this.registered.bytes());
+        })
     }
 }
 

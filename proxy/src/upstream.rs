@@ -48,7 +48,7 @@ pub async fn reach(
         let endpoint = picked.endpoint.clone();
         trip.picked = Some(picked);
         let connecting = state.clock.now();
-        let connected = connect(cluster, &endpoint).await;
+        let connected = connect(state, cluster, &endpoint).await;
         learn(state, cluster, &endpoint, connecting, connected.is_err());
         match connected {
             Ok(io) => {
@@ -82,10 +82,16 @@ fn learn(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, since: 
     }
 }
 
-async fn connect(cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
+async fn connect(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
     let deadline = cluster.config.connect_timeout;
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await?;
+        let now = state.clock.now();
+        if endpoint.wants_tunnel_rtt(now)
+            && let Some(handshake) = sys::handshake_rtt(&tcp)
+        {
+            endpoint.sample_tunnel_rtt(handshake, now);
+        }
         sys::prepare(&tcp, cluster.config.tcp)?;
         match &cluster.tls {
             None => Ok(Io::Plain(tcp)),

@@ -9,5 +9,6 @@ mod explain;
 mod invariants;
 mod modifiers;
 mod picks;
+mod rtt;
 mod shares;
 mod steering;

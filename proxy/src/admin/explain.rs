@@ -8,10 +8,9 @@ use std::net::IpAddr;
 
 use geoip::{Located, Source};
 use http::HeaderMap;
-use policies::{Cursors, Kind, SeededDice, Tick};
+use policies::{Cursors, Kind, LocalityRtt, SeededDice, Tick};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::plan::LocalityRtt;
 use crate::cluster::{Client, ClusterPlan};
 use crate::config::{Listener, Serves};
 use crate::route::Routed;
@@ -96,6 +95,8 @@ pub struct Locality {
     pub rtt_ms: Option<f64>,
     /// `false`: nothing was measured, the figure is the prior by distance.
     pub rtt_measured: bool,
+    /// 0 to 1, of what was measured.
+    pub rtt_confidence: Option<f32>,
     pub rtt_band: Option<u8>,
     pub priority: u32,
     pub load_percent: u32,
@@ -140,7 +141,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
     let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed), now);
     let (rule, cell) = cluster.class_of(&client);
-    let rtts = cluster.rtts(&snapshot.config.edge);
+    let rtts = cluster.rtts(&snapshot.config.edge, now);
     Ok(Answer {
         from,
         place: place(&located),
@@ -233,7 +234,8 @@ fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplaine
         distance_km: explained.distance_km.map(f64::round),
         distance_band: explained.distance_band,
         rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
-        rtt_measured: rtt.is_some_and(|rtt| rtt.measured),
+        rtt_measured: rtt.is_some_and(|rtt| rtt.is_measured()),
+        rtt_confidence: rtt.and_then(|rtt| rtt.confidence),
         rtt_band: explained.rtt_band,
         priority: explained.priority,
         load_percent: explained.load_percent,
@@ -278,8 +280,8 @@ impl fmt::Display for Answer {
         writeln!(f, "class     rule {rule}  cell {}  steered by {}", self.class.cell, self.steer.join(", "))?;
         writeln!(
             f,
-            "\n{:<16} {:>4} {:>5} {:>10} {:>10} {:>8} {:>6}",
-            "locality", "tier", "rule", "distance", "rtt", "priority", "share"
+            "\n{:<16} {:>4} {:>5} {:>10} {:>12} {:>10} {:>8} {:>6}",
+            "locality", "tier", "rule", "distance", "rtt", "confidence", "priority", "share"
         )?;
         for locality in &self.localities {
             writeln!(f, "{locality}")?;
@@ -319,11 +321,16 @@ impl fmt::Display for Locality {
                 )
             },
         );
+        let confidence = match self.rtt_confidence {
+            Some(confidence) => format!("{:.0}%", confidence * 100.0),
+            None if self.rtt_ms.is_some() => "prior".to_owned(),
+            None => "-".to_owned(),
+        };
         let tier = self.tier.map_or_else(|| "never".to_owned(), |tier| tier.to_string());
         let panic = if self.panic { " panic" } else { "" };
         write!(
             f,
-            "{:<16} {tier:>4} {:>5} {distance:>10} {rtt:>10} {:>8} {:>5}%{panic}",
+            "{:<16} {tier:>4} {:>5} {distance:>10} {rtt:>12} {confidence:>10} {:>8} {:>5}%{panic}",
             self.name,
             if self.in_rule { "yes" } else { "-" },
             self.priority,

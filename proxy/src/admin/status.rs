@@ -1,17 +1,17 @@
 //! `/api/v1/status`: the whole picture as JSON.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State as Shared;
-use policies::Tick;
+use policies::{RttEstimate, Tick};
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::cluster::votes::{Source, Vote};
 use crate::cluster::{ClusterPlan, EndpointState};
-use crate::config::{self, RttFrom};
+use crate::config::{self, RttSettings};
 use crate::state::{Phase, State};
 
 pub async fn status(Shared(context): Shared<Context>) -> Json<Value> {
@@ -65,17 +65,20 @@ fn last_reload(state: &State) -> Value {
 }
 
 fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
-    let rtts = plan.rtts(edge);
+    let rtts = plan.rtts(edge, state.clock.now());
+    let settings = &plan.config.rtt;
     let localities = plan.view.localities.iter().zip(0u16..).map(|(locality, ix)| {
         let here = plan.view.endpoints.iter().zip(&plan.members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
+        let rtt = rtts[usize::from(ix)];
         json!({
             "name": &*locality.name,
             "priority": locality.priority,
-            "rtt_ms": rtts[usize::from(ix)].map(|known| known.rtt.as_secs_f64() * 1000.0),
-            "rtt_measured": rtts[usize::from(ix)].is_some_and(|known| known.measured),
+            "rtt_ms": rtt.map(|known| millis(known.rtt)),
+            "rtt_measured": rtt.is_some_and(|known| known.is_measured()),
+            "rtt_confidence": rtt.and_then(|known| known.confidence),
             "rtt_band": locality.rtt_band,
             "endpoints": here.map(|(configured, member)| {
-                endpoint(state, member, &configured.name, Some(configured.weight.get()))
+                endpoint(state, settings, member, &configured.name, Some(configured.weight.get()))
             }).collect::<Vec<_>>(),
         })
     });
@@ -90,15 +93,18 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
         "request_policy": plan.view.request_policy.as_str(),
         "classes": plan.classes(),
         "localities": localities.collect::<Vec<_>>(),
-        "leaving": leaving.map(|known| endpoint(state, &known, &known.address.to_string(), None)).collect::<Vec<_>>(),
+        "leaving": leaving
+            .map(|known| endpoint(state, settings, &known, &known.address.to_string(), None))
+            .collect::<Vec<_>>(),
     })
 }
 
-fn endpoint(state: &State, member: &EndpointState, name: &str, weight: Option<u16>) -> Value {
+fn endpoint(state: &State, settings: &RttSettings, member: &EndpointState, name: &str, weight: Option<u16>) -> Value {
+    let now = state.clock.now();
+    let rtts = member.rtts();
+    let steers = |estimate: &RttEstimate| estimate.figure(now, settings.max_age).map(|figure| millis(figure.rtt));
     let votes = member.votes();
     let (source, vote) = votes.worst();
-    let now = state.clock.now();
-    let millis = |from| member.rtt(from).map(|rtt| rtt.as_secs_f64() * 1000.0);
     json!({
         "name": name,
         "address": member.address,
@@ -111,7 +117,11 @@ fn endpoint(state: &State, member: &EndpointState, name: &str, weight: Option<u1
         "connections": member.load.leases(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),
-        "rtt_ms": {"probe": millis(RttFrom::Probe), "handshake": millis(RttFrom::Handshake)},
+        "rtt_ms": {"probe": steers(&rtts.probe), "handshake": steers(&rtts.handshake)},
+        "rtt": {
+            "probe": estimate(&rtts.probe, settings, now),
+            "handshake": estimate(&rtts.handshake, settings, now),
+        },
     })
 }
 
@@ -123,4 +133,22 @@ fn vote(source: Source, vote: &Vote, now: Tick) -> Value {
         "since_seconds": now.since(vote.since).as_secs(),
         "seconds_left": vote.until.map(|until| until.since(now).as_secs_f64()),
     })
+}
+
+/// All that is known of one figure, however old; what is too old to count has no confidence.
+fn estimate(known: &RttEstimate, settings: &RttSettings, now: Tick) -> Value {
+    json!({
+        "ms": known.filtered().map(millis),
+        "min_ms": known.min().map(millis),
+        "ewma_ms": known.ewma().map(millis),
+        "deviation_ms": known.deviation().map(millis),
+        "loss": known.loss(),
+        "confidence": known.figure(now, settings.max_age).map_or(0.0, |figure| figure.confidence),
+        "age_seconds": known.last_sample_age(now).map(|age| age.as_secs_f64()),
+        "samples": known.samples(),
+    })
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{Load, RttEstimate, Standing, Tick};
+use policies::{Load, Rtt, RttEstimate, Standing, Tick};
 
 use super::votes::Votes;
-use crate::config::{Address, Name, RttFrom};
+use crate::config::{Address, Name, RttFrom, RttSettings};
 
 /// The identity of an endpoint: it outlives snapshots, and is shared by everything that counts or judges it.
 pub struct EndpointState {
@@ -19,6 +19,8 @@ pub struct EndpointState {
     /// Picks that led here, since the process started.
     pub picks: AtomicU64,
     pub connect_failures: AtomicU64,
+    /// When a tunnel's socket may be asked for its round trip again, in milliseconds of the clock.
+    ask_again: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -31,10 +33,15 @@ struct Known {
     rtt: Rtts,
 }
 
+/// At most so often is a socket of a live tunnel asked for its round trip, for each endpoint: enough for twenty answers
+/// in a round of the usual window, and nothing beside ten connections a second.
+const BETWEEN_TUNNELS: Duration = Duration::from_millis(100);
+
 /// The two RTT figures (both from this edge).
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Rtts {
-    /// The network up to whatever ends TCP there, from `TCP_INFO` after the probe's handshake.
+    /// The network up to whatever ends TCP there, from `TCP_INFO` after the handshakes of probes and of tunnels, and at
+    /// the end of tunnels.
     pub handshake: RttEstimate,
     /// A whole health probe's round trip: what a client would feel, also through a load balancer or sidecar.
     pub probe: RttEstimate,
@@ -57,6 +64,7 @@ impl EndpointState {
             load: Arc::new(Load::new()),
             picks: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
+            ask_again: AtomicU64::new(0),
             known: Mutex::new(Known { origin, votes: Votes::new(now), up_since: None, rtt: Rtts::default() }),
         }
     }
@@ -118,9 +126,39 @@ impl EndpointState {
         rtt.probe.sample(probe, now);
     }
 
-    /// The lowest round trip of the window, if there was any.
-    pub fn rtt(&self, from: RttFrom) -> Option<Duration> {
-        self.known().rtt.of(from).min()
+    /// A probe that brought no round trip.
+    pub fn probe_failed(&self, now: Tick) {
+        self.known().rtt.probe.failed(now);
+    }
+
+    /// Whether it is time to ask the socket of a tunnel. Whoever is told so is the only one for a while.
+    pub fn wants_tunnel_rtt(&self, now: Tick) -> bool {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let due = self.ask_again.load(Relaxed);
+        let next = millis(now.0.saturating_add(BETWEEN_TUNNELS));
+        millis(now.0) >= due && self.ask_again.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+    }
+
+    /// What the socket of a tunnel says.
+    pub fn sample_tunnel_rtt(&self, handshake: Duration, now: Tick) {
+        self.known().rtt.handshake.sample(handshake, now);
+    }
+
+    /// Both figures are taken over this window from now on.
+    pub fn measure_over(&self, window: Duration) {
+        let rtt = &mut self.known().rtt;
+        rtt.handshake.set_window(window);
+        rtt.probe.set_window(window);
+    }
+
+    /// The figure that steers, unless it is missing or too old.
+    pub fn rtt(&self, settings: &RttSettings, now: Tick) -> Option<Rtt> {
+        self.known().rtt.of(settings.from).figure(now, settings.max_age)
+    }
+
+    /// All that was measured, for whoever shows it.
+    pub fn rtts(&self) -> Rtts {
+        self.known().rtt.clone()
     }
 
     pub fn picked(&self) {

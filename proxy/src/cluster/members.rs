@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{BandState, Group, HashTables, RttBands, Shedding, Tick, Used};
+use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Tick, Used};
 
 use super::EndpointState;
 use crate::config::{Address, Cluster, Name};
@@ -36,21 +36,27 @@ struct LocalityState {
 /// RTT bands of the localities of one configuration, by position.
 struct Bands {
     rules: RttBands,
+    /// From one update to the next: dwell counts these.
+    round: Duration,
+    updated: Tick,
     localities: Vec<Name>,
     states: Vec<BandState>,
 }
 
 impl Bands {
-    fn new(config: &Cluster) -> Bands {
+    fn new(config: &Cluster, now: Tick) -> Bands {
         Bands {
-            rules: RttBands { limits: config.rtt.bands.clone(), ..RttBands::default() },
+            rules: config.rtt.bands.clone(),
+            round: config.rtt.window / 3,
+            updated: now,
             localities: config.localities.iter().map(|locality| locality.name.clone()).collect(),
             states: vec![BandState::new(); config.localities.len()],
         }
     }
 
     fn fits(&self, config: &Cluster) -> bool {
-        self.rules.limits == config.rtt.bands
+        self.rules == config.rtt.bands
+            && self.round == config.rtt.window / 3
             && self.localities.iter().eq(config.localities.iter().map(|locality| &locality.name))
     }
 
@@ -138,21 +144,25 @@ impl ClusterState {
     }
 
     /// The bands that the localities are in; measured now when this set of localities is new.
-    pub fn bands(&self, config: &Cluster, rtts: &[Option<Duration>]) -> Vec<Option<u8>> {
+    pub fn bands(&self, config: &Cluster, rtts: &[Option<LocalityRtt>], now: Tick) -> Vec<Option<u8>> {
         let mut inner = self.inner();
         let kept = inner.bands.take().filter(|bands| bands.fits(config));
         let bands = kept.unwrap_or_else(|| {
-            let mut fresh = Bands::new(config);
+            let mut fresh = Bands::new(config, now);
             fresh.rules.update(&mut fresh.states, rtts);
             fresh
         });
         inner.bands.insert(bands).now()
     }
 
-    /// One round of measurement for the localities of the last [`Self::bands`]; true when one changed its band.
-    pub fn update_bands(&self, rtts: &[Option<Duration>]) -> bool {
+    /// One round for the localities of the last [`Self::bands`], if it is time for one; true when one changed its band.
+    pub fn update_bands(&self, rtts: &[Option<LocalityRtt>], now: Tick) -> bool {
         let mut inner = self.inner();
         let Some(bands) = inner.bands.as_mut().filter(|bands| bands.states.len() == rtts.len()) else { return false };
+        if now.since(bands.updated) < bands.round {
+            return false;
+        }
+        bands.updated = now;
         let before = bands.now();
         bands.rules.update(&mut bands.states, rtts);
         bands.now() != before

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Ramp, Share,
-    Steering, Tick, Tried, Used, compile,
+    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
+    Ramp, Share, Steering, Tick, Tried, Used, compile,
 };
 
 use super::class::{Cell, Client};
@@ -45,8 +45,8 @@ impl ClusterPlan {
         now: Tick,
     ) -> ClusterPlan {
         let (members, endpoints) = members(config, &state, now);
-        let rtts = rtts(config, edge, &members, &endpoints);
-        let localities = localities(config, &state, &rtts, &state.bands(config, &durations(&rtts)));
+        let rtts = rtts(config, edge, &members, &endpoints, now);
+        let localities = localities(config, &state, &rtts, &state.bands(config, &rtts, now));
         let view = ClusterView {
             endpoints,
             localities,
@@ -102,13 +102,13 @@ impl ClusterPlan {
     }
 
     /// The round trips by `LocalityIx`, as they are now; the plan itself goes by bands.
-    pub fn rtts(&self, edge: &config::Edge) -> Vec<Option<LocalityRtt>> {
-        rtts(&self.config, edge, &self.members, &self.view.endpoints)
+    pub fn rtts(&self, edge: &config::Edge, now: Tick) -> Vec<Option<LocalityRtt>> {
+        rtts(&self.config, edge, &self.members, &self.view.endpoints, now)
     }
 
-    /// One round of RTT measurement; true when a locality changed its band.
-    pub fn measure(&self, edge: &config::Edge) -> bool {
-        self.state.update_bands(&durations(&self.rtts(edge)))
+    /// Lets the bands follow the round trips; true when a locality changed its band. To be called once a second.
+    pub fn follow_rtts(&self, edge: &config::Edge, now: Tick) -> bool {
+        self.state.update_bands(&self.rtts(edge, now), now)
     }
 
     /// Compiles the classes that `before` knew, so that no worker has to.
@@ -229,6 +229,7 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
                 }
                 let member = state.endpoint(address, &configured.address, now);
                 member.vote(|votes| votes.configured(now));
+                member.measure_over(config.rtt.window);
                 endpoints.push(Endpoint {
                     name: label(configured, address),
                     locality: policies::LocalityIx(ix),
@@ -254,33 +255,27 @@ fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {
     }
 }
 
-/// The round trip to one locality: the lowest measured of its endpoints, else the prior by distance.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LocalityRtt {
-    pub rtt: Duration,
-    pub measured: bool,
-}
-
+/// The round trip to each locality: the lowest measured of its endpoints, else the prior by distance.
 fn rtts(
     config: &config::Cluster,
     edge: &config::Edge,
     members: &[Arc<EndpointState>],
     endpoints: &[Endpoint],
+    now: Tick,
 ) -> Vec<Option<LocalityRtt>> {
-    let measured = |ix: u16| -> Option<LocalityRtt> {
-        let here = endpoints.iter().zip(members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
-        let lowest = here.filter_map(|(_, member)| member.rtt(config.rtt.from)).min();
-        lowest.map(|rtt| LocalityRtt { rtt, measured: true })
-    };
+    let mut rtts = vec![None::<LocalityRtt>; config.localities.len()];
+    for (endpoint, member) in endpoints.iter().zip(members) {
+        let Some(measured) = member.rtt(&config.rtt, now) else { continue };
+        let here = &mut rtts[usize::from(endpoint.locality.0)];
+        if here.is_none_or(|lowest| measured.rtt < lowest.rtt) {
+            *here = Some(LocalityRtt { rtt: measured.rtt, confidence: Some(measured.confidence) });
+        }
+    }
     let prior = |locality: &config::Locality| -> Option<LocalityRtt> {
         let rtt = policies::prior_rtt(great_circle_km(edge.location?, locality.location?));
-        Some(LocalityRtt { rtt, measured: false })
+        Some(LocalityRtt { rtt, confidence: None })
     };
-    config.localities.iter().zip(0u16..).map(|(locality, ix)| measured(ix).or_else(|| prior(locality))).collect()
-}
-
-fn durations(rtts: &[Option<LocalityRtt>]) -> Vec<Option<Duration>> {
-    rtts.iter().map(|known| known.map(|known| known.rtt)).collect()
+    rtts.into_iter().zip(&config.localities).map(|(measured, locality)| measured.or_else(|| prior(locality))).collect()
 }
 
 /// Whether picks go to these two alike, what their counts do left aside.

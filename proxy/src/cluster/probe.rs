@@ -115,7 +115,10 @@ impl Prober {
         }
         let changed = match result {
             Ok(()) => self.endpoint.vote(|votes| votes.probe_succeeded(self.health.rise, now)),
-            Err(error) => self.endpoint.vote(|votes| votes.probe_failed(&error.to_string(), self.health.fall, now)),
+            Err(error) => {
+                self.endpoint.probe_failed(now);
+                self.endpoint.vote(|votes| votes.probe_failed(&error.to_string(), self.health.fall, now))
+            }
         };
         self.state.metrics.probed(&self.endpoint.cluster, result.is_ok());
         if changed {
@@ -137,7 +140,7 @@ impl Prober {
     async fn probe(&self) -> Result<(), ProbeError> {
         let started = Instant::now();
         let tcp = TcpStream::connect(self.endpoint.address).await.map_err(ProbeError::Connect)?;
-        let handshake = handshake_rtt(&tcp);
+        let handshake = sys::handshake_rtt(&tcp);
         match &self.health.probe {
             Probe::Off | Probe::Tcp => {}
             Probe::Http { path, host, expect } => {
@@ -183,12 +186,6 @@ fn status_of(answer: &[u8]) -> Option<u16> {
     let mut words = line.split_ascii_whitespace();
     words.next().filter(|version| version.starts_with("HTTP/1."))?;
     words.next()?.parse().ok()
-}
-
-/// The kernel's round trip figure after a handshake (`tcpi_rtt`, in microseconds).
-pub fn handshake_rtt(tcp: &TcpStream) -> Option<Duration> {
-    let info = crate::sys::tcp_info(tcp).ok()?;
-    (info.tcpi_rtt > 0).then(|| Duration::from_micros(u64::from(info.tcpi_rtt)))
 }
 
 /// Why a probe failed. The text is shown as the reason for an endpoint's standing.

@@ -13,6 +13,7 @@ mod opened;
 mod policy;
 mod process;
 mod route;
+mod rtt;
 mod rule;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,6 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, GaugeVec, IntGaugeVec, Opts, TextEncoder};
 
-use crate::config::RttFrom;
 use crate::snapshot::Snapshot;
 use crate::state::{Phase, State};
 
@@ -29,7 +28,8 @@ impl Scraper {
         let mut families = state.metrics.registry.gather();
         families.extend(self.bytes(state)?);
         families.extend(connections(state, &snapshot)?);
-        families.extend(endpoints(&snapshot)?);
+        families.extend(endpoints(state, &snapshot)?);
+        families.extend(localities(state, &snapshot)?);
         families.extend(process(state)?);
         // The encoder refuses a metric that has no series yet.
         families.retain(|family| !family.get_metric().is_empty());
@@ -100,7 +100,7 @@ fn connections(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Met
     Ok([open.collect(), tunnels.collect()].concat())
 }
 
-fn endpoints(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
     let labels = &["cluster", "locality", "endpoint"];
     let up = IntGaugeVec::new(Opts::new("warbler_endpoint_up", "1 when the endpoint gets new connections."), labels)?;
     let standing = IntGaugeVec::new(
@@ -114,10 +114,15 @@ fn endpoints(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
     let rtt = GaugeVec::new(
         Opts::new(
             "warbler_endpoint_rtt_seconds",
-            "Lowest round trip of the window: handshake (TCP) and probe (whole health probe).",
+            "Round trip as steering takes it: handshake (TCP) and probe (whole health probe).",
         ),
         &["cluster", "locality", "endpoint", "figure"],
     )?;
+    let loss = GaugeVec::new(
+        Opts::new("warbler_endpoint_probe_loss_ratio", "Share of the last ten RTT windows' probes that failed."),
+        labels,
+    )?;
+    let tick = state.clock.now();
     for cluster in &snapshot.clusters {
         for (endpoint, member) in cluster.view.endpoints.iter().zip(&cluster.members) {
             let address = member.address.to_string();
@@ -128,14 +133,49 @@ fn endpoints(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
                 standing.with_label_values(&[at[0], at[1], at[2], each.as_str()]).set(i64::from(now == each));
             }
             leases.with_label_values(&at).set(i64::from(member.load.leases()));
-            for (figure, from) in [("handshake", RttFrom::Handshake), ("probe", RttFrom::Probe)] {
-                if let Some(measured) = member.rtt(from) {
-                    rtt.with_label_values(&[at[0], at[1], at[2], figure]).set(measured.as_secs_f64());
+            let rtts = member.rtts();
+            for (figure, estimate) in [("handshake", &rtts.handshake), ("probe", &rtts.probe)] {
+                if let Some(measured) = estimate.figure(tick, cluster.config.rtt.max_age) {
+                    rtt.with_label_values(&[at[0], at[1], at[2], figure]).set(measured.rtt.as_secs_f64());
                 }
+            }
+            if let Some(lost) = rtts.probe.loss() {
+                loss.with_label_values(&at).set(lost.into());
             }
         }
     }
-    Ok([up.collect(), standing.collect(), leases.collect(), rtt.collect()].concat())
+    Ok([up.collect(), standing.collect(), leases.collect(), rtt.collect(), loss.collect()].concat())
+}
+
+fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+    let rtt = GaugeVec::new(
+        Opts::new("warbler_locality_rtt_seconds", "Round trip that steers: measured, or the prior by distance."),
+        &["cluster", "locality", "source"],
+    )?;
+    let confidence = GaugeVec::new(
+        Opts::new("warbler_locality_rtt_confidence", "How far to trust it, 0 to 1; a prior has 0."),
+        &["cluster", "locality"],
+    )?;
+    let band = IntGaugeVec::new(
+        Opts::new("warbler_locality_rtt_band", "Band that steers; 0 is the nearest."),
+        &["cluster", "locality"],
+    )?;
+    let now = state.clock.now();
+    for cluster in &snapshot.clusters {
+        let rtts = cluster.rtts(&snapshot.config.edge, now);
+        for (locality, known) in cluster.view.localities.iter().zip(rtts) {
+            let at = [&*cluster.config.name, &*locality.name];
+            if let Some(known) = known {
+                let source = if known.is_measured() { "measured" } else { "prior" };
+                rtt.with_label_values(&[at[0], at[1], source]).set(known.rtt.as_secs_f64());
+                confidence.with_label_values(&at).set(known.confidence.unwrap_or(0.0).into());
+            }
+            if let Some(known) = locality.rtt_band {
+                band.with_label_values(&at).set(known.into());
+            }
+        }
+    }
+    Ok([rtt.collect(), confidence.collect(), band.collect()].concat())
 }
 
 fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {

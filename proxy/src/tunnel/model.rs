@@ -104,6 +104,10 @@ impl Wire for SimWire {
     }
 
     fn reset_on_close(&self) {}
+
+    fn lowest_rtt(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// One step of a schedule, on one of the two sides.

@@ -7,6 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -19,6 +20,8 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
     fn holds_back_writes(&self) -> bool;
     /// The close to come shall look like a failure to the peer.
     fn reset_on_close(&self);
+    /// The lowest round trip to the peer lately, where that is known.
+    fn lowest_rtt(&self) -> Option<Duration>;
 }
 
 impl Wire for Io {
@@ -28,6 +31,10 @@ impl Wire for Io {
 
     fn reset_on_close(&self) {
         Io::reset_on_close(self);
+    }
+
+    fn lowest_rtt(&self) -> Option<Duration> {
+        crate::sys::lowest_rtt(self.tcp())
     }
 }
 

@@ -22,6 +22,7 @@ mod forwarding;
 mod http2;
 mod requests;
 mod routing;
+mod rtt;
 mod upgrades;
 
 mod proxy_header;

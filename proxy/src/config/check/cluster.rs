@@ -1,18 +1,17 @@
 //! `[clusters.NAME]`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use policies::Criterion;
 
 use super::findings::{Findings, Scope};
-use super::{OpenFiles, endpoint, health, listener, opened, policy, rule};
+use super::{OpenFiles, endpoint, health, listener, opened, policy, rtt, rule};
 use crate::config::files::InFile;
-use crate::config::raw::cluster::{CriterionName, RttFrom as RawRttFrom};
+use crate::config::raw::cluster::CriterionName;
 use crate::config::raw::defaults::BACKLOG;
 use crate::config::raw::listener::HttpVersion;
-use crate::config::raw::{Placed, RawCluster, RawRtt, RawUpstreamTls};
-use crate::config::{Cluster, GeoIp, RttFrom, RttSettings, UpstreamHttp, UpstreamTls};
+use crate::config::raw::{Placed, RawCluster, RawUpstreamTls};
+use crate::config::{Cluster, GeoIp, UpstreamHttp, UpstreamTls};
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -44,7 +43,6 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
     let spill = policy::spill(&raw, scope);
     let steer = criteria(&raw, scope);
     let distance_band_km = distance_band(&raw, scope);
-    let rtt = rtt(&raw.rtt, scope);
     let overprovisioning_percent = overprovisioning(&raw.overprovisioning, scope);
     let rules = rule::all(&raw, geoip, scope);
     let tls = match &raw.tls {
@@ -59,6 +57,7 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
     };
     let localities = endpoint::localities(raw.localities, accept_rate.flatten(), &name, scope);
     let health = health::health(raw.health, scope);
+    let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
     let (policy, request_policy) = policies?;
     // Its endpoints have it, or it was refused.
     accept_rate?;
@@ -138,30 +137,6 @@ fn distance_band(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<f64> {
         return None;
     }
     Some(band.km)
-}
-
-fn rtt(raw: &RawRtt, scope: &mut Scope<'_, '_>) -> Option<RttSettings> {
-    let scope = &mut scope.below("rtt", None);
-    let bands: Vec<Duration> = raw.bands.iter().map(|limit| limit.0).collect();
-    if scope.was_refused("bands") {
-        return None;
-    }
-    if !(1..=16).contains(&bands.len()) {
-        scope.error(raw.bands.span(), format!("`bands` needs 1 to 16 limits, not {}", bands.len()));
-        return None;
-    }
-    let above = std::iter::once(Duration::ZERO).chain(bands.iter().copied());
-    let wrong = raw.bands.iter().zip(above).find(|(limit, before)| limit.0 <= *before);
-    if let Some((limit, _)) = wrong {
-        let problem = scope.error(limit.span(), format!("`bands` must ascend, and {} does not", **limit));
-        problem.help("each limit must be longer than the one before it, and than zero");
-        return None;
-    }
-    let from = match raw.from {
-        RawRttFrom::Probe => RttFrom::Probe,
-        RawRttFrom::Handshake => RttFrom::Handshake,
-    };
-    Some(RttSettings { from, bands })
 }
 
 fn overprovisioning(factor: &Placed<f64>, scope: &mut Scope<'_, '_>) -> Option<u32> {

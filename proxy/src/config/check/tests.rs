@@ -1,6 +1,9 @@
 //! What operators get to read, whole: a text, and every problem that it has.
 
 use std::path::Path;
+use std::time::Duration;
+
+use policies::RttBands;
 
 use super::*;
 use crate::config::reference::{Fallback, KEYS};
@@ -1256,4 +1259,76 @@ proptest::proptest! {
             proptest::prop_assert!(report.problems.iter().any(|problem| problem.severity == Severity::Error));
         }
     }
+}
+
+#[test]
+fn settings_of_round_trips_have_ranges_and_must_fit_each_other() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.rtt]
+hysteresis = "60%"
+hysteresis-floor = "2h"
+dwell = 0
+window = "100ms"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.slow]
+health.tcp.interval = "1m"
+rtt = { window = "2m", max-age = "90s", hysteresis-floor = "6ms" }
+[clusters.slow.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.short]
+rtt = { window = "1m", max-age = "30s" }
+[clusters.short.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.blind]
+steer = ["rtt"]
+health.off = true
+[clusters.blind.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:14: error: `hysteresis` must be from 0% to 50%, not 60%
+   help: more would keep a locality out of a narrow band for good
+t.toml:8:20: error: `hysteresis-floor` must be from 0s to 1h, not 2h
+t.toml:9:9: error: `dwell` must be from 1 to 100, not 0
+t.toml:10:10: error: `window` must be from 300ms to 3h, not 100ms
+t.toml:13:11: warning: nothing uses cluster `slow`
+t.toml:15:18: warning: `window` (2m) holds fewer than three probes of `interval` (1m)
+   help: of too few, the lowest may have met a queue, and steering follows it
+t.toml:15:34: error: `max-age` (1m30s) is shorter than two probes of `interval` (1m)
+   help: one late probe, and what was measured would not count
+t.toml:15:60: warning: `hysteresis-floor` (6ms) is more than half of the first limit of `bands` (10ms), and counts as half there
+t.toml:18:11: warning: nothing uses cluster `short`
+t.toml:19:34: error: `max-age` (30s) is shorter than `window` (1m)
+   help: `window` would count round trips that are too old to count
+t.toml:22:11: warning: nothing uses cluster `blind`
+t.toml:23:10: warning: `rtt` knows no more than the distance: `health` is off
+   help: probes measure it; or rtt.from = \"handshake\", which live tunnels measure, too",
+    );
+}
+
+#[test]
+fn defaults_of_round_trips_follow_the_probes() {
+    let rtt = |keys: &str| {
+        let text = format!(
+            "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n[clusters.im]\n{keys}\n\
+             [clusters.im.localities.here]\nendpoints = [{{ address = \"10.0.0.7:5222\" }}]\n"
+        );
+        load_text("t.toml", &text, OpenFiles::No).unwrap().config.clusters[0].rtt.clone()
+    };
+    let seconds = Duration::from_secs;
+    let usual = rtt("");
+    assert_eq!((usual.window, usual.max_age, usual.bands), (seconds(6), seconds(30), RttBands::default()));
+    let slow = rtt("health.tcp.interval = \"1m\"");
+    assert_eq!((slow.window, slow.max_age), (seconds(180), seconds(900)));
+    let fast = rtt("health.tcp.interval = \"500ms\"");
+    assert_eq!((fast.window, fast.max_age), (seconds(6), seconds(30)));
+    let written = rtt("rtt = { window = \"30s\", hysteresis = \"25%\" }");
+    assert_eq!((written.window, written.max_age), (seconds(30), seconds(150)));
+    assert!((written.bands.hysteresis_ratio - 0.25).abs() < 1e-9);
 }

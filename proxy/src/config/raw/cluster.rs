@@ -214,6 +214,16 @@ pub struct RawRtt {
     pub from: RttFrom,
     /// Upper limits of the bands that count as equally near, counted from the nearest locality; ascending, 1 to 16.
     pub bands: Placed<Vec<Placed<Period>>>,
+    /// The lowest round trip within it counts. The default is lengthened to three probe intervals.
+    pub window: Placed<Period>,
+    /// Share of a limit by which a locality must be past it to change its band, 0% to 50%.
+    pub hysteresis: Placed<Percent>,
+    /// The least that this is, though never more than half of the limit.
+    pub hysteresis_floor: Placed<Period>,
+    /// For how many rounds in a row it must be there, 1 to 100; a round is a third of `window`, and at least 1s.
+    pub dwell: Placed<i64>,
+    /// A figure without news for so long does not count. The default is lengthened to five windows.
+    pub max_age: Placed<Period>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

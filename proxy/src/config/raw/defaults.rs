@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use policies::RttEstimate;
+
 use super::cluster::{
     CriterionName, PolicyName, RawLimits, RawMaglev, RawPeakEwma, RawPrequal, RawRingHash, RawSlowStart, RawSpill,
     RttFrom, SpillBy,
@@ -173,7 +175,15 @@ impl Default for RawSpill {
 impl Default for RawRtt {
     fn default() -> RawRtt {
         let bands = [10, 35, 80].map(milliseconds).to_vec();
-        RawRtt { from: RttFrom::Probe, bands: bands.into() }
+        RawRtt {
+            from: RttFrom::Probe,
+            bands: bands.into(),
+            window: Period(RttEstimate::WINDOW).into(),
+            hysteresis: Percent(10).into(),
+            hysteresis_floor: milliseconds(2),
+            dwell: 6.into(),
+            max_age: seconds(30),
+        }
     }
 }
 
