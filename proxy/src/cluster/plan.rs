@@ -214,6 +214,7 @@ fn rule(rule: &config::Rule) -> policies::Rule {
         continents: rule.continents.clone(),
         localities: rule.localities.clone(),
         strict: rule.strict,
+        ..policies::Rule::default()
     }
 }
 
