@@ -73,6 +73,40 @@ impl Place {
     }
 }
 
+/// Which facts a source has at all, for at least one address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knows {
+    pub country: bool,
+    /// The code of a subdivision; a name alone does not count.
+    pub subdivision: bool,
+    pub location: bool,
+    pub asn: bool,
+}
+
+impl Knows {
+    pub(crate) const EVERYTHING: Self = Self { country: true, subdivision: true, location: true, asn: true };
+
+    pub(crate) fn of(place: &Place) -> Self {
+        Self {
+            country: place.country.is_some(),
+            subdivision: place.country.is_some() && place.subdivision_code().is_some(),
+            location: place.location.is_some(),
+            asn: place.asn.is_some(),
+        }
+    }
+
+    /// What either knows.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            country: self.country || other.country,
+            subdivision: self.subdivision || other.subdivision,
+            location: self.location || other.location,
+            asn: self.asn || other.asn,
+        }
+    }
+}
+
 /// A country as ISO 3166-1 alpha-2 names it: two letters, kept in upper case. Whether a country has this code is not
 /// checked, since databases use some that ISO has not assigned (`XK`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Ramp, Share,
-    Steering, Tick, Tried, Used, compile,
+    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Ramp, RuleIndex,
+    Share, Steering, Tick, Tried, Used, compile,
 };
 
 use super::class::{Cell, Client};
@@ -31,6 +31,7 @@ pub struct ClusterPlan {
     pub members: Vec<Arc<EndpointState>>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
+    rules: RuleIndex,
     plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
@@ -61,6 +62,7 @@ impl ClusterPlan {
             config: config.clone(),
             state,
             members,
+            rules: RuleIndex::new(&view.steering.rules),
             view,
             tls,
             plans: ArcSwap::default(),
@@ -148,7 +150,7 @@ impl ClusterPlan {
     }
 
     pub fn class_of(&self, client: &Client) -> PlanKey {
-        let rule = self.view.steering.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
+        let rule = self.rules.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
         let key = (rule, client.cell);
         let plans = self.plans.load();
         if plans.len() < MAX_CLASSES || plans.contains_key(&key) { key } else { (rule, client.coarse_cell()) }
@@ -200,21 +202,10 @@ fn steering(config: &config::Cluster) -> Steering {
     Steering {
         criteria: config.steer.clone(),
         distance_band_km: config.distance_band_km,
-        rules: config.rules.iter().map(rule).collect(),
+        rules: config.rules.iter().map(|rule| rule.terms.clone()).collect(),
         overprovisioning_percent: config.overprovisioning_percent,
         panic_threshold_percent: config.panic_threshold_percent,
         spill_by: config.spill.by,
-    }
-}
-
-fn rule(rule: &config::Rule) -> policies::Rule {
-    policies::Rule {
-        networks: rule.networks.clone(),
-        countries: rule.countries.clone(),
-        continents: rule.continents.clone(),
-        localities: rule.localities.clone(),
-        strict: rule.strict,
-        ..policies::Rule::default()
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use geoip::Knows;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -95,25 +96,37 @@ fn private_key(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>)
     }
 }
 
-pub(super) fn database(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
-    let Some(bytes) = read(path, written, scope) else { return };
-    if let Err(cause) = geoip::Database::from_bytes(path.display().to_string(), bytes) {
-        unusable(path, written, &cause, scope);
+/// Says which facts the database has.
+pub(super) fn database(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<Knows> {
+    let bytes = read(path, written, scope)?;
+    match geoip::Database::from_bytes(path.display().to_string(), bytes) {
+        Ok(database) => Some(database.knows()),
+        Err(cause) => {
+            unusable(path, written, &cause, scope);
+            None
+        }
     }
 }
 
-pub(super) fn overrides(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
-    let Some(bytes) = read(path, written, scope) else { return };
-    let text = match String::from_utf8(bytes) {
+/// Says which facts the overrides give.
+pub(super) fn overrides(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<Knows> {
+    let text = match String::from_utf8(read(path, written, scope)?) {
         Ok(text) => text,
-        Err(cause) => return unusable(path, written, &cause.utf8_error(), scope),
+        Err(cause) => {
+            unusable(path, written, &cause.utf8_error(), scope);
+            return None;
+        }
     };
-    let Err(problems) = geoip::Overrides::parse(&text) else { return };
+    let problems = match geoip::Overrides::parse(&text) {
+        Ok(overrides) => return Some(overrides.knows()),
+        Err(problems) => problems,
+    };
     for problem in problems {
         let (line, column) = line_and_column(&text, problem.span.start);
         let (file, message, help) = (path.to_owned(), problem.message, problem.help);
         scope.findings.push(Problem { file, line, column, severity: Severity::Error, message, help });
     }
+    None
 }
 
 /// A token that everybody on the machine can read protects nothing.
