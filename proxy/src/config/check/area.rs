@@ -101,7 +101,7 @@ pub(super) fn asn(value: &Placed<i64>, scope: &mut Scope<'_, '_>) -> Option<u32>
 
 /// A key of the map: `default`, or a path that may skip the continent.
 ///
-/// Seven codes are those of a continent and of a country. A path never starts with a country of these, so that `SA` is
+/// Four codes are those of a continent and of a country: AF, AS, NA, SA. A path never starts with a country of these, so that `SA` is
 /// South America, and Saudi Arabia is `AS/SA`.
 pub(super) fn path(key: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<Area> {
     if **key == "default" {
