@@ -2,9 +2,9 @@
 //!
 //! A map of the world has hundreds of rules, and one is looked for with every connection. Each kind of match is a sorted
 //! table here, with the first rule that names the value; the first of all that a client's own values are found in is the
-//! answer. Networks are looked for once for each prefix length in use.
+//! answer. Networks are cut into ranges of addresses that do not overlap, each with the first rule around it.
 
-use std::net::IpAddr;
+use std::{cmp::Reverse, collections::BinaryHeap, net::IpAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -13,10 +13,8 @@ use crate::rule::{ClientPlace, Rule, Subdivision};
 /// Answers as [`Steering::first_match`](crate::Steering::first_match) does, in a time that hardly grows with the rules.
 #[derive(Debug, Clone, Default)]
 pub struct RuleIndex {
-    networks: Table<IpNet>,
-    /// Prefix lengths in use.
-    ipv4_lengths: Vec<u8>,
-    ipv6_lengths: Vec<u8>,
+    ipv4: Ranges,
+    ipv6: Ranges,
     asns: Table<u32>,
     subdivisions: Table<Subdivision>,
     countries: Table<[u8; 2]>,
@@ -26,19 +24,13 @@ pub struct RuleIndex {
 
 impl RuleIndex {
     pub fn new(rules: &[Rule]) -> Self {
-        let networks = Table::new(rules, |rule| rule.networks.iter().map(normal));
-        let lengths = |ipv4: bool| {
-            let of_kind = networks.keys().filter(|net| matches!(net, IpNet::V4(_)) == ipv4);
-            let mut lengths: Vec<u8> = of_kind.map(IpNet::prefix_len).collect();
-            lengths.sort_unstable();
-            lengths.dedup();
-            lengths
-        };
+        let named = || rules.iter().enumerate().flat_map(|(at, rule)| rule.networks.iter().map(move |net| (net, at)));
+        let ranges =
+            |ipv4: bool| named().map(|(net, at)| (normal(net), at)).filter(move |(net, _)| is_ipv4(net) == ipv4);
         let capitals = |code: &[u8; 2]| code.map(|byte| byte.to_ascii_uppercase());
         Self {
-            ipv4_lengths: lengths(true),
-            ipv6_lengths: lengths(false),
-            networks,
+            ipv4: Ranges::new(ranges(true)),
+            ipv6: Ranges::new(ranges(false)),
             asns: Table::new(rules, |rule| rule.asns.iter().copied()),
             subdivisions: Table::new(rules, |rule| rule.subdivisions.iter().map(|named| named.in_capitals())),
             countries: Table::new(rules, |rule| rule.countries.iter().map(capitals)),
@@ -65,9 +57,46 @@ impl RuleIndex {
 
     fn network(&self, address: IpAddr) -> Option<usize> {
         let address = address.to_canonical();
-        let lengths = if address.is_ipv4() { &self.ipv4_lengths } else { &self.ipv6_lengths };
-        let around = lengths.iter().filter_map(|&length| IpNet::new(address, length).ok());
-        around.filter_map(|network| self.networks.find(&network.trunc())).min()
+        if address.is_ipv4() { self.ipv4.find(number(address)) } else { self.ipv6.find(number(address)) }
+    }
+}
+
+/// Where the answer changes, in ascending order: from this address on, the first rule with a network around it.
+#[derive(Debug, Clone, Default)]
+struct Ranges(Box<[(u128, Option<usize>)]>);
+
+impl Ranges {
+    /// From networks of one kind, each with the position of its rule.
+    fn new(networks: impl Iterator<Item = (IpNet, usize)>) -> Self {
+        let mut networks: Vec<(u128, u128, usize)> =
+            networks.map(|(net, rule)| (number(net.network()), number(net.broadcast()), rule)).collect();
+        networks.sort_unstable();
+        let mut borders: Vec<u128> =
+            networks.iter().flat_map(|(first, last, _)| [Some(*first), last.checked_add(1)]).flatten().collect();
+        borders.sort_unstable();
+        borders.dedup();
+        let mut coming = networks.into_iter().peekable();
+        // The earliest rule is on top. One whose network has ended is taken away when it gets there, and not before.
+        let mut around = BinaryHeap::new();
+        let mut ranges: Vec<(u128, Option<usize>)> = Vec::new();
+        for border in borders {
+            while let Some((_, last, rule)) = coming.next_if(|(first, ..)| *first <= border) {
+                around.push(Reverse((rule, last)));
+            }
+            while around.peek().is_some_and(|Reverse((_, last))| *last < border) {
+                around.pop();
+            }
+            let rule = around.peek().map(|Reverse((rule, _))| *rule);
+            if ranges.last().is_none_or(|(_, before)| *before != rule) {
+                ranges.push((border, rule));
+            }
+        }
+        Self(ranges.into())
+    }
+
+    fn find(&self, address: u128) -> Option<usize> {
+        let behind = self.0.partition_point(|(from, _)| *from <= address);
+        self.0[behind.checked_sub(1)?].1
     }
 }
 
@@ -93,9 +122,17 @@ impl<K: Ord + Copy> Table<K> {
     fn find(&self, key: &K) -> Option<usize> {
         self.0.binary_search_by(|(named, _)| named.cmp(key)).ok().map(|at| self.0[at].1)
     }
+}
 
-    fn keys(&self) -> impl Iterator<Item = &K> {
-        self.0.iter().map(|(key, _)| key)
+fn is_ipv4(network: &IpNet) -> bool {
+    matches!(network, IpNet::V4(_))
+}
+
+/// Addresses of one kind in their order.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
     }
 }
 

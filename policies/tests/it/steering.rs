@@ -8,7 +8,7 @@ use policies::{
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use crate::cluster::{With, Worker, cluster, endpoint};
+use crate::cluster::{With, Worker, cluster, endpoint, policies as every_policy};
 
 /// One endpoint in each of `n` localities, ordered by these criteria.
 fn view(n: u16, criteria: &[Criterion]) -> ClusterView {
@@ -352,6 +352,24 @@ fn a_rule_has_its_own_policies_and_shares_no_tables_with_other_ones() {
     assert_eq!(picked(Some(1)), [0, 1]);
 }
 
+/// Sums of leases are kept only where a policy asks for them, and the policy of a rule may be the only one.
+#[test]
+fn a_policy_with_bounded_load_holds_its_bound_as_the_policy_of_a_rule() {
+    let bounded = every_policy().into_iter().filter(|policy| {
+        matches!(policy, Policy::Maglev { balance: Some(_), .. } | Policy::RingHash { balance: Some(_), .. })
+    });
+    for policy in bounded {
+        let mut view = cluster(Policy::RoundRobin, (0..10).map(|_| endpoint(0)).collect());
+        view.steering.rules = vec![Rule { policy: Some(policy), ..Rule::default() }];
+        let plan = compile(&view, &ClassView { rule: Some(0), distances_km: &[] });
+        let mut worker = Worker::new(1);
+        worker.key = Some(42);
+        let held: Vec<_> = (0..1000).map(|_| worker.pick(&plan).unwrap()).collect();
+        let most = view.endpoints.iter().map(|endpoint| endpoint.load.leases()).max();
+        assert!(most <= Some(125), "{policy:?}: {most:?} of {}", held.len());
+    }
+}
+
 /// What gdnsd does: down the levels that the map has, from the continent on, as far as they match the client.
 fn nested_look_up(map: &[(Area, Vec<LocalityIx>)], client: &ClientPlace) -> Option<Vec<LocalityIx>> {
     let entry = |area: Area| map.iter().find(|(known, _)| *known == area).map(|(_, localities)| localities.clone());
@@ -382,7 +400,11 @@ fn somebody() -> impl Strategy<Value = ClientPlace> {
     let code = |text: &str| <[u8; 2]>::try_from(text.as_bytes()).unwrap();
     (select(places.to_vec()), 0..4, any::<u8>(), 64_500..64_504_u32).prop_map(
         move |((continent, country, subdivision), known, host, asn)| ClientPlace {
-            address: Some(IpAddr::from([10, host % 3, 0, host])),
+            address: Some(match host % 5 {
+                0 => IpAddr::from([0x2001, 0xdb8 + u16::from(host) % 2, 0, 0, 0, 0, 0, 1]),
+                1 => IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0x0a01, u16::from(host)]),
+                _ => IpAddr::from([10, host % 3, 0, host]),
+            }),
             asn: Some(asn),
             continent: (known > 0).then(|| code(continent)),
             country: (known > 1).then(|| code(country)),
@@ -393,7 +415,17 @@ fn somebody() -> impl Strategy<Value = ClientPlace> {
 
 /// Any list may be empty, so that some rules are for everybody.
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let networks = ["10.0.0.0/8", "10.0.0.0/16", "::ffff:10.1.0.0/112", "10.2.0.0/24", "::/0", "2001:db8::/32"];
+    let networks = [
+        "10.0.0.0/8",
+        "10.0.0.0/16",
+        "::ffff:10.1.0.0/112",
+        "10.2.0.0/24",
+        "10.2.0.7/32",
+        "0.0.0.0/0",
+        "::/0",
+        "2001:db8::/32",
+        "2001:db8::1/128",
+    ];
     let networks = networks.map(|network| network.parse().unwrap()).to_vec();
     let subdivisions = ["DE-BY", "DE-BE", "US-CA"].map(division).to_vec();
     let parts = (
