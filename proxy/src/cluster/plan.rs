@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Ramp, RuleIndex,
-    Share, Steering, Tick, Tried, Used, compile,
+    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, NoPick, Pick, PickContext, Plan, Policy, Ramp,
+    RuleIndex, Share, Steering, Tick, Tried, Used, compile,
 };
 
 use super::class::{Cell, Client};
@@ -32,6 +32,8 @@ pub struct ClusterPlan {
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
     rules: RuleIndex,
+    /// For tunnels and for requests; see [`ClusterPlan::learns_by`].
+    learns_by: [Option<Policy>; 2],
     plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
@@ -63,6 +65,7 @@ impl ClusterPlan {
             state,
             members,
             rules: RuleIndex::new(&view.steering.rules),
+            learns_by: [Kind::Tunnel, Kind::Request].map(|kind| learns_by(config, kind)),
             view,
             tls,
             plans: ArcSwap::default(),
@@ -156,6 +159,16 @@ impl ClusterPlan {
         if plans.len() < MAX_CLASSES || plans.contains_key(&key) { key } else { (rule, client.coarse_cell()) }
     }
 
+    /// The policy that has to be told of latencies, if there is one: that of the cluster, or else of the first rule that
+    /// goes by latency. What an endpoint took is told by all clients, also by those whose own policy does not ask.
+    pub fn learns_by(&self, kind: Kind) -> Option<Policy> {
+        let [tunnels, requests] = self.learns_by;
+        match kind {
+            Kind::Tunnel => tunnels,
+            Kind::Request => requests,
+        }
+    }
+
     pub fn classes(&self) -> usize {
         self.plans.load().len()
     }
@@ -196,6 +209,15 @@ impl ClusterPlan {
         let distance = |locality: &config::Locality| Some(great_circle_km(centre?, locality.location?));
         self.config.localities.iter().map(distance).collect()
     }
+}
+
+fn learns_by(config: &config::Cluster, kind: Kind) -> Option<Policy> {
+    let (of_cluster, of_rule): (_, fn(&policies::Rule) -> Option<Policy>) = match kind {
+        Kind::Tunnel => (config.policy, |rule| rule.policy),
+        Kind::Request => (config.request_policy, |rule| rule.request_policy),
+    };
+    let of_rules = config.rules.iter().filter_map(|rule| of_rule(&rule.terms));
+    std::iter::once(of_cluster).chain(of_rules).find(|policy| policy.latency().is_some())
 }
 
 fn steering(config: &config::Cluster) -> Steering {

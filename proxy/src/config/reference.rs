@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
     key("clusters.*.rules[].fallback", "`any`, `none`, name of a locality, or a list", Value("\"any\""), Live),
     key("clusters.*.rules[].strict", "boolean", Value("false"), Live),
     key("clusters.*.rules[].steer", "list of `rules`, `distance`, `rtt`, `priority`", Computed("the cluster's"), Live),
-    key("clusters.*.rules[].policy", "`p2c`, `round-robin`, `least-connections`", Computed("the cluster's"), Live),
+    key("clusters.*.rules[].policy", POLICIES, Computed("the cluster's"), Live),
     key("clusters.*.rules[].request-policy", POLICIES, Computed("the cluster's"), Live),
     key("clusters.*.map.*", "name of a locality, or a list; `auto`, `refuse`", NONE, Live),
     key("clusters.*.map-order", "`steered`, `as-written`", Value("\"steered\""), Live),
