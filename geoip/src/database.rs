@@ -12,13 +12,17 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use maxminddb::{LookupResult, MaxMindDbError, Reader};
 
-use crate::{place::Place, record::Record};
+use crate::{
+    place::{Knows, Place},
+    record::Record,
+};
 
 /// A database that was verified: every lookup in it succeeds, though it may find nothing.
 #[derive(Debug)]
 pub struct Database {
     name: Arc<str>,
     reader: Reader<Vec<u8>>,
+    knows: Knows,
 }
 
 /// Why a file is not used.
@@ -38,6 +42,10 @@ pub enum DatabaseError {
     NothingKnown { name: String, kind: String },
 }
 
+/// How many records are asked for what a file knows at all: a kind of fact that none of so many has is not in it. To ask
+/// all of a large file would take longer than to verify it.
+const SAMPLE: usize = 50_000;
+
 /// What every MMDB file has near its end.
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
@@ -55,10 +63,10 @@ impl Database {
         }
         match verified(bytes) {
             Err(cause) => Err(DatabaseError::Damaged { name, cause }),
-            Ok((reader, Known::Nothing)) => {
+            Ok((reader, None)) => {
                 Err(DatabaseError::NothingKnown { name, kind: reader.metadata().database_type.clone() })
             }
-            Ok((reader, Known::Something)) => Ok(Self { name: name.into(), reader }),
+            Ok((reader, Some(knows))) => Ok(Self { name: name.into(), reader, knows }),
         }
     }
 
@@ -80,6 +88,11 @@ impl Database {
         &self.name
     }
 
+    /// Which facts its records have, to judge by the first of them.
+    pub fn knows(&self) -> Knows {
+        self.knows
+    }
+
     /// What the file calls itself, for example `GeoLite2-City`.
     pub fn kind(&self) -> &str {
         &self.reader.metadata().database_type
@@ -97,23 +110,26 @@ impl Database {
     }
 }
 
-enum Known {
-    Nothing,
-    Something,
-}
-
-fn verified(bytes: Vec<u8>) -> Result<(Reader<Vec<u8>>, Known), MaxMindDbError> {
+/// The reader, and what its records say, if they say anything.
+fn verified(bytes: Vec<u8>) -> Result<(Reader<Vec<u8>>, Option<Knows>), MaxMindDbError> {
     let reader = Reader::from_source(bytes)?;
     reader.verify()?;
+    let mut known: Option<Knows> = None;
+    let mut asked = 0;
     for found in reader.networks(Default::default())? {
         // Not every record has to decode: some files carry one that is larger than the decoder's limits.
-        if let Ok(Some(record)) = found?.decode::<Record<'_>>()
-            && !record.place().is_unknown()
-        {
-            return Ok((reader, Known::Something));
+        if let Ok(Some(record)) = found?.decode::<Record<'_>>() {
+            let place = record.place();
+            if !place.is_unknown() {
+                known = Some(known.unwrap_or_default().or(Knows::of(&place)));
+            }
+        }
+        asked += 1;
+        if known == Some(Knows::EVERYTHING) || (known.is_some() && asked >= SAMPLE) {
+            break;
         }
     }
-    Ok((reader, Known::Nothing))
+    Ok((reader, known))
 }
 
 /// The network of a lookup. Where an IPv6 tree ends above its IPv4 part, that is an IPv6 network around all of IPv4.

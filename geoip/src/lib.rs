@@ -22,4 +22,4 @@ pub use database::{Database, DatabaseError};
 pub use distance::{Coordinates, great_circle_km};
 pub use locate::{Geo, Located, Source};
 pub use overrides::{OverrideProblem, Overrides};
-pub use place::{ContinentCode, CountryCode, Place};
+pub use place::{ContinentCode, CountryCode, Knows, Place};

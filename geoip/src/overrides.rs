@@ -30,7 +30,7 @@ use toml::{
 use crate::{
     continent::continent_of,
     distance::Coordinates,
-    place::{ContinentCode, CountryCode, Place},
+    place::{ContinentCode, CountryCode, Knows, Place},
 };
 
 /// Networks and their places.
@@ -87,6 +87,11 @@ impl Overrides {
             let network = IpNet::new(ip, length).ok()?.trunc();
             Some((self.places.get(&network)?, network))
         })
+    }
+
+    /// Which facts are given for some network.
+    pub fn knows(&self) -> Knows {
+        self.places.values().map(Knows::of).fold(Knows::default(), Knows::or)
     }
 
     /// How many networks there are.

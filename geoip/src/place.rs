@@ -27,6 +27,18 @@ impl Place {
         *self == Self::default()
     }
 
+    /// The code of the division inside its country, the part of ISO 3166-2 after the hyphen: `BE`, also where a database
+    /// writes `DE-BE`. `None` where only a name is known, and names of different databases are not compared.
+    pub fn subdivision_code(&self) -> Option<&str> {
+        let written = self.subdivision.as_deref()?;
+        let code = match (written.split_once('-'), self.country) {
+            (Some((country, code)), Some(own)) if country.eq_ignore_ascii_case(own.as_str()) => code,
+            _ => written,
+        };
+        let is_code = (1..=3).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_code.then_some(code)
+    }
+
     /// Whether anything is known of where it is; an autonomous system is no place.
     pub(crate) fn is_somewhere(&self) -> bool {
         self.continent.is_some()
@@ -57,6 +69,40 @@ impl Place {
         if self.location.is_none() {
             // A radius without its centre says nothing, so the two travel together.
             (self.location, self.accuracy_radius_km) = (other.location, other.accuracy_radius_km);
+        }
+    }
+}
+
+/// Which facts a source has at all, for at least one address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knows {
+    pub country: bool,
+    /// The code of a subdivision; a name alone does not count.
+    pub subdivision: bool,
+    pub location: bool,
+    pub asn: bool,
+}
+
+impl Knows {
+    pub(crate) const EVERYTHING: Self = Self { country: true, subdivision: true, location: true, asn: true };
+
+    pub(crate) fn of(place: &Place) -> Self {
+        Self {
+            country: place.country.is_some(),
+            subdivision: place.country.is_some() && place.subdivision_code().is_some(),
+            location: place.location.is_some(),
+            asn: place.asn.is_some(),
+        }
+    }
+
+    /// What either knows.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            country: self.country || other.country,
+            subdivision: self.subdivision || other.subdivision,
+            location: self.location || other.location,
+            asn: self.asn || other.asn,
         }
     }
 }
@@ -165,6 +211,23 @@ mod tests {
         assert_eq!(ContinentCode::parse("eu"), Some(ContinentCode::EUROPE));
         assert_eq!(ContinentCode::parse("XX"), None);
         assert_eq!(CountryCode::parse("SG").unwrap().to_string(), "SG");
+    }
+
+    #[test]
+    fn a_subdivision_has_a_code_or_only_a_name() {
+        let check = |written: &str, want: Option<&str>| {
+            let country = CountryCode::parse("DE");
+            let place = Place { country, subdivision: Some(written.to_owned()), ..Place::default() };
+            assert_eq!(place.subdivision_code(), want, "{written}");
+        };
+        check("BE", Some("BE"));
+        check("DE-BE", Some("BE"));
+        check("2A", Some("2A"));
+        check("FR-2A", None);
+        check("Berlin", None);
+        check("", None);
+        check("DE-", None);
+        assert_eq!(Place::default().subdivision_code(), None);
     }
 
     #[test]

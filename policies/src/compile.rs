@@ -7,7 +7,7 @@ use crate::{
     endpoint::{Endpoint, EndpointIx, LocalityIx, Share},
     group::{Bound, Limits},
     plan::{Level, Plan, Refusal, Tier},
-    snapshot::{ClassView, ClusterView},
+    snapshot::{ClassView, ClusterView, Policy},
     spill::{self, SpillBy, Spreading, TierHealth, TierLoad},
     steering,
 };
@@ -26,8 +26,14 @@ pub struct Compiler<'v> {
     by_locality: Vec<Vec<EndpointIx>>,
     /// The limits that each locality is under, if any.
     limits: Vec<Option<Arc<Limited>>>,
-    sets: HashMap<(Box<[LocalityIx]>, Readiness), Arc<CandidateSet>>,
+    sets: HashMap<SetKey, Arc<CandidateSet>>,
 }
+
+/// What makes the candidates of two levels the same: their localities, who of them is ready, and how one is chosen.
+type SetKey = (Box<[LocalityIx]>, Readiness, Policies);
+
+/// For tunnels, and for requests.
+type Policies = (Policy, Policy);
 
 /// Which endpoints a level picks from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +51,8 @@ impl<'v> Compiler<'v> {
                 locality.push(ix);
             }
         }
-        let limits = view.localities.iter().map(|locality| limited(view, locality.priority, &locality.group));
+        let summed = steering::every_policy(view).any(Policy::needs_sums);
+        let limits = view.localities.iter().map(|locality| limited(view, locality.priority, &locality.group, summed));
         Self { view, by_locality, limits: limits.collect(), sets: HashMap::new() }
     }
 
@@ -63,7 +70,7 @@ impl<'v> Compiler<'v> {
                 by,
             },
         );
-        let levels = self.levels(&order.tiers, &loads);
+        let levels = self.levels(&order.tiers, &loads, steering::policies(self.view, class));
         let tiers = order.tiers.into_iter().zip(loads).map(|(localities, load)| Tier {
             localities: localities.into(),
             load_percent: load.percent,
@@ -123,14 +130,14 @@ impl<'v> Compiler<'v> {
     }
 
     /// What is drawn from: the tiers first, and behind them the degraded endpoints of each.
-    fn levels(&mut self, tiers: &[Vec<LocalityIx>], loads: &[TierLoad]) -> Box<[Level]> {
+    fn levels(&mut self, tiers: &[Vec<LocalityIx>], loads: &[TierLoad], policies: Policies) -> Box<[Level]> {
         let healthy = tiers.iter().zip(loads).enumerate().map(|(tier, (localities, load))| {
             let readiness = if load.panic { Readiness::Panic } else { Readiness::Healthy };
-            Level { tier, degraded: false, percent: load.percent, set: self.set(localities, readiness) }
+            Level { tier, degraded: false, percent: load.percent, set: self.set(localities, readiness, policies) }
         });
         let mut levels: Vec<Level> = healthy.collect();
         for (tier, (localities, load)) in tiers.iter().zip(loads).enumerate().filter(|(_, (_, load))| !load.panic) {
-            let set = self.set(localities, Readiness::Degraded);
+            let set = self.set(localities, Readiness::Degraded, policies);
             if !set.candidates().is_empty() {
                 levels.push(Level { tier, degraded: true, percent: load.degraded_percent, set });
             }
@@ -138,8 +145,8 @@ impl<'v> Compiler<'v> {
         levels.into()
     }
 
-    fn set(&mut self, localities: &[LocalityIx], readiness: Readiness) -> Arc<CandidateSet> {
-        let key = (Box::from(localities), readiness);
+    fn set(&mut self, localities: &[LocalityIx], readiness: Readiness, policies: Policies) -> Arc<CandidateSet> {
+        let key = (Box::from(localities), readiness, policies);
         if let Some(set) = self.sets.get(&key) {
             return Arc::clone(set);
         }
@@ -155,8 +162,8 @@ impl<'v> Compiler<'v> {
             candidates: candidates.map(candidate).collect(),
             members: members.collect(),
             groups: groups.collect(),
-            policy: self.view.policy,
-            request_policy: self.view.request_policy,
+            policy: policies.0,
+            request_policy: policies.1,
             tables: &self.view.tables,
         }));
         self.sets.insert(key, Arc::clone(&set));
@@ -185,8 +192,8 @@ impl<'v> Compiler<'v> {
     }
 }
 
-/// The limits on a locality of this priority.
-fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>) -> Option<Arc<Limited>> {
+/// The limits on a locality of this priority; `summed` if a policy has to know what it holds even without one.
+fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>, summed: bool) -> Option<Arc<Limited>> {
     let of_priority = view.priority_limits.iter().find(|(limited, _)| *limited == priority).map(|(_, limits)| *limits);
     let bound = |limits: Limits, counts: &dyn Fn(u32) -> bool| {
         let groups = view.localities.iter().filter(|locality| counts(locality.priority));
@@ -198,8 +205,7 @@ fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>) 
             .into_iter()
             .flatten()
             .collect();
-    let summed = !bounds.is_empty() || view.policy.needs_sums() || view.request_policy.needs_sums();
-    summed.then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
+    (summed || !bounds.is_empty()).then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
 }
 
 impl TierHealth {

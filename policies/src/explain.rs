@@ -10,7 +10,7 @@ use crate::{
     plan::{Kind, NoPick, Pick, PickContext, Plan, Reason},
     slow_start::Ramp,
     snapshot::{ClassView, ClusterView, Policy},
-    steering,
+    steering::{self, Criterion},
 };
 
 /// All that decided over one pick.
@@ -20,6 +20,8 @@ pub struct Explanation {
     /// The rule that the client matched, and whether it is strict.
     pub rule: Option<usize>,
     pub strict: bool,
+    /// What ordered the localities: the cluster's criteria, or those of the rule.
+    pub criteria: Vec<Criterion>,
     /// Best first; those that a strict rule leaves out are last.
     pub localities: Vec<LocalityExplained>,
     /// In the order of the localities above.
@@ -37,8 +39,11 @@ pub struct LocalityExplained {
     pub name: Arc<str>,
     /// 0 is the preferred tier. `None`: a strict rule keeps this class away.
     pub tier: Option<u8>,
-    /// Whether the client's rule names it. False too if no rule matched.
+    /// Whether it is one of the localities of the client's rule. False too if no rule matched.
     pub in_rule: bool,
+    /// How much the rule wants it, 0 the most: positions where the order counts, else 0 for the localities of the rule and
+    /// 1 for its fallback. `None` if it does not name it.
+    pub preference: Option<u32>,
     pub distance_km: Option<f64>,
     pub distance_band: Option<u32>,
     pub rtt_ms: Option<f64>,
@@ -108,17 +113,19 @@ pub fn explain(
     cx: &mut PickContext<'_, impl Dice>,
 ) -> Explanation {
     let plan = compile(view, class);
-    let rule = class.rule.filter(|&rule| rule < view.steering.rules.len());
+    let rule = steering::rule(view, class);
+    let (tunnels, requests) = steering::policies(view, class);
     // Before the pick, whose own lease would otherwise be shown.
     let endpoints = endpoints(view, &plan, cx);
     let outcome = plan.pick(kind, cx).map(|pick| Choice::from(&pick));
     Explanation {
         policy: match kind {
-            Kind::Tunnel => view.policy,
-            Kind::Request => view.request_policy,
+            Kind::Tunnel => tunnels,
+            Kind::Request => requests,
         },
-        rule,
-        strict: rule.is_some_and(|rule| view.steering.rules[rule].strict),
+        rule: class.rule.filter(|_| rule.is_some()),
+        strict: rule.is_some_and(|rule| rule.strict),
+        criteria: steering::criteria(view, class).to_vec(),
         localities: localities(view, class, &plan),
         endpoints,
         outcome,
@@ -127,7 +134,7 @@ pub fn explain(
 }
 
 fn localities(view: &ClusterView, class: &ClassView<'_>, plan: &Plan) -> Vec<LocalityExplained> {
-    let rule = class.rule.and_then(|rule| view.steering.rules.get(rule));
+    let rule = steering::rule(view, class);
     let mut explained: Vec<LocalityExplained> = steering::localities(view)
         .map(|(ix, locality)| {
             let rank = steering::rank(view, class, ix, locality);
@@ -137,6 +144,7 @@ fn localities(view: &ClusterView, class: &ClassView<'_>, plan: &Plan) -> Vec<Loc
                 name: Arc::clone(&locality.name),
                 tier: tier.map(saturated),
                 in_rule: rule.is_some_and(|rule| rule.localities.contains(&ix)),
+                preference: rank.preference,
                 distance_km: rank.distance_km,
                 distance_band: rank.distance_band,
                 rtt_ms: locality.rtt_ms,

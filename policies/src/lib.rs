@@ -17,6 +17,10 @@ mod compile;
 mod snapshot;
 mod steering;
 
+mod area;
+mod rule;
+mod rule_index;
+
 mod endpoint;
 mod group;
 mod load;
@@ -59,6 +63,7 @@ mod rtt_bands;
 mod tick;
 
 pub use accept_rate::AcceptRate;
+pub use area::Area;
 pub use bounded_load::BalanceFactor;
 pub use compile::{Compiler, compile};
 pub use considered::{Considered, Look};
@@ -77,10 +82,12 @@ pub use prequal::{HotCold, POOL, ServerSignal, Signal, choose};
 pub use ring_hash::RingSize;
 pub use rtt::{Rtt, RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, LocalityRtt, RttBands};
+pub use rule::{ClientPlace, LocalityOrder, Matched, Rule, Subdivision};
+pub use rule_index::RuleIndex;
 pub use slow_start::{Ramp, SlowStart};
 pub use snapshot::{ClassView, ClusterView, Latency, Policy};
 pub use spill::SpillBy;
 pub use stable_hash::{combine, hash_key};
-pub use steering::{ClientPlace, Criterion, Rule, Steering};
+pub use steering::{Criterion, Steering};
 pub use tick::Tick;
 pub use tried::Tried;

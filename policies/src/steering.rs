@@ -5,13 +5,10 @@
 //! why distance and round-trip time are cut into bands. A blend of both into one score ("latency times a plus load times
 //! b") was left out on purpose: its factors cannot be explained to anybody, and no setting of them beats bands.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use crate::{
     endpoint::{Locality, LocalityIx},
-    snapshot::{ClassView, ClusterView},
+    rule::{ClientPlace, Rule},
+    snapshot::{ClassView, ClusterView, Policy},
     spill::SpillBy,
 };
 
@@ -65,7 +62,7 @@ impl Default for Steering {
 /// One way to order localities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Criterion {
-    /// Those that the matching rule names come before the others.
+    /// Those that the matching rule names come before the others, its fallback next.
     Rules,
     /// By the band of the distance from the client.
     Distance,
@@ -87,43 +84,6 @@ impl Criterion {
     }
 }
 
-/// Where some clients should go.
-///
-/// It matches when any of its lists that are not empty matches the client. A rule without any list matches everybody.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rule {
-    pub networks: Vec<IpNet>,
-    /// ISO 3166-1 alpha-2.
-    pub countries: Vec<[u8; 2]>,
-    /// `AF`, `AN`, `AS`, `EU`, `NA`, `OC`, `SA`.
-    pub continents: Vec<[u8; 2]>,
-    /// A set: its order means nothing, the other criteria order it.
-    pub localities: Vec<LocalityIx>,
-    /// Only these localities exist for the clients that match: they are refused rather than sent elsewhere. This holds
-    /// wherever [`Criterion::Rules`] stands and even if it is missing, because where data may live must not depend on an
-    /// order of preference.
-    pub strict: bool,
-}
-
-impl Rule {
-    fn matches(&self, client: &ClientPlace) -> bool {
-        let for_everybody = self.networks.is_empty() && self.countries.is_empty() && self.continents.is_empty();
-        for_everybody
-            || client.address.is_some_and(|address| self.networks.iter().any(|net| covers(net, address)))
-            || client.country.is_some_and(|country| names(&self.countries, country))
-            || client.continent.is_some_and(|continent| names(&self.continents, continent))
-    }
-}
-
-/// What rules can ask about a client.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClientPlace {
-    pub address: Option<IpAddr>,
-    /// ISO 3166-1 alpha-2.
-    pub country: Option<[u8; 2]>,
-    pub continent: Option<[u8; 2]>,
-}
-
 /// The localities of a class, best tier first.
 pub(crate) struct Order {
     pub(crate) tiers: Vec<Vec<LocalityIx>>,
@@ -134,7 +94,8 @@ pub(crate) struct Order {
 /// What the criteria see of one locality. Lower comes first in each; unknown figures come last.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rank {
-    pub(crate) outside_rule: bool,
+    /// By the rule; those that it does not name come last.
+    pub(crate) preference: Option<u32>,
     pub(crate) distance_km: Option<f64>,
     pub(crate) distance_band: Option<u32>,
     pub(crate) rtt_band: Option<u8>,
@@ -143,11 +104,12 @@ pub(crate) struct Rank {
 
 /// Groups the localities of a class into tiers.
 pub(crate) fn order(view: &ClusterView, class: &ClassView<'_>) -> Order {
-    let strict = matching_rule(view, class).is_some_and(|rule| rule.strict);
+    let strict = preferring_rule(view, class).is_some_and(|rule| rule.strict);
+    let criteria = criteria(view, class);
     let mut ranked: Vec<(Vec<u32>, LocalityIx)> = localities(view)
         .map(|(ix, locality)| (ix, rank(view, class, ix, locality)))
-        .filter(|(_, rank)| !(strict && rank.outside_rule))
-        .map(|(ix, rank)| (view.steering.criteria.iter().map(|&by| rank.by(by)).collect(), ix))
+        .filter(|(_, rank)| !(strict && rank.preference.is_none()))
+        .map(|(ix, rank)| (criteria.iter().map(|&by| rank.by(by)).collect(), ix))
         .collect();
     // Locality indices break ties of the sort only, so that equal inputs give equal tables.
     ranked.sort_unstable();
@@ -160,7 +122,7 @@ pub(crate) fn rank(view: &ClusterView, class: &ClassView<'_>, ix: LocalityIx, lo
     let distance_km =
         class.distances_km.get(usize::from(ix.0)).copied().flatten().filter(|km| *km >= 0.0 && km.is_finite());
     Rank {
-        outside_rule: matching_rule(view, class).is_some_and(|rule| !rule.localities.contains(&ix)),
+        preference: preferring_rule(view, class).and_then(|rule| rule.preference(ix)),
         distance_km,
         distance_band: distance_km.map(|km| distance_band(km, view.steering.distance_band_km)),
         rtt_band: locality.rtt_band,
@@ -176,7 +138,7 @@ pub(crate) fn localities(view: &ClusterView) -> impl Iterator<Item = (LocalityIx
 impl Rank {
     fn by(&self, criterion: Criterion) -> u32 {
         match criterion {
-            Criterion::Rules => u32::from(self.outside_rule),
+            Criterion::Rules => self.preference.unwrap_or(u32::MAX),
             Criterion::Distance => self.distance_band.unwrap_or(u32::MAX),
             Criterion::Rtt => self.rtt_band.map_or(u32::MAX, u32::from),
             Criterion::Priority => self.priority,
@@ -184,10 +146,32 @@ impl Rank {
     }
 }
 
-/// The rule of this class. One that names no locality and is not strict prefers nothing, which is as if it were not there.
-fn matching_rule<'a>(view: &'a ClusterView, class: &ClassView<'_>) -> Option<&'a Rule> {
-    let rule = view.steering.rules.get(class.rule?)?;
-    (rule.strict || !rule.localities.is_empty()).then_some(rule)
+/// What decides between localities for this class.
+pub(crate) fn criteria<'a>(view: &'a ClusterView, class: &ClassView<'_>) -> &'a [Criterion] {
+    rule(view, class).and_then(|rule| rule.criteria.as_ref()).unwrap_or(&view.steering.criteria)
+}
+
+/// The policies of this class: for tunnels, and for requests.
+pub(crate) fn policies(view: &ClusterView, class: &ClassView<'_>) -> (Policy, Policy) {
+    let rule = rule(view, class);
+    let tunnels = rule.and_then(|rule| rule.policy).unwrap_or(view.policy);
+    let requests = rule.and_then(|rule| rule.request_policy).unwrap_or(view.request_policy);
+    (tunnels, requests)
+}
+
+/// Every policy that some class of the view has.
+pub(crate) fn every_policy(view: &ClusterView) -> impl Iterator<Item = Policy> {
+    let of_rules = view.steering.rules.iter().flat_map(|rule| [rule.policy, rule.request_policy]).flatten();
+    [view.policy, view.request_policy].into_iter().chain(of_rules)
+}
+
+/// The rule of this class. One from another snapshot that does not exist here is no rule.
+pub(crate) fn rule<'a>(view: &'a ClusterView, class: &ClassView<'_>) -> Option<&'a Rule> {
+    view.steering.rules.get(class.rule?)
+}
+
+fn preferring_rule<'a>(view: &'a ClusterView, class: &ClassView<'_>) -> Option<&'a Rule> {
+    rule(view, class).filter(|rule| rule.prefers())
 }
 
 #[expect(
@@ -199,21 +183,4 @@ fn distance_band(km: f64, band_km: f64) -> u32 {
     let band_km = if band_km > 0.0 { band_km } else { Steering::DISTANCE_BAND_KM };
     // The last number means "unknown", which must stay behind the farthest known place.
     ((km / band_km).floor() as u32).min(u32::MAX - 1)
-}
-
-fn names(codes: &[[u8; 2]], code: [u8; 2]) -> bool {
-    codes.iter().any(|named| named.eq_ignore_ascii_case(&code))
-}
-
-/// Whether a network covers an address. Both may be written as IPv4 inside IPv6 (`::ffff:10.0.0.1`), which is how a
-/// dual-stack socket reports IPv4 clients. An IPv6 network that is merely wide, like `::/0`, covers no IPv4 client.
-fn covers(network: &IpNet, address: IpAddr) -> bool {
-    match (network, address.to_canonical()) {
-        (IpNet::V6(network), IpAddr::V4(address)) => {
-            network.prefix_len() >= 96
-                && network.addr().to_ipv4_mapped().is_some()
-                && network.contains(&address.to_ipv6_mapped())
-        }
-        (network, address) => network.contains(&address),
-    }
 }

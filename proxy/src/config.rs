@@ -16,6 +16,7 @@ pub use self::check::{Loaded, OpenFiles, load, load_text};
 
 pub use self::diagnostic::Report;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -269,6 +270,7 @@ pub struct Cluster {
     pub limits: Limits,
     /// By the priority of the localities that they are for.
     pub priority_limits: Vec<(u32, Limits)>,
+    /// The rules in the order of the file, then the map from narrow to wide: the first that matches counts.
     pub rules: Vec<Rule>,
     pub localities: Vec<Locality>,
     /// HTTP version spoken to the endpoints.
@@ -312,15 +314,21 @@ pub struct RttSettings {
     pub max_age: Duration,
 }
 
-/// `[[clusters.NAME.rules]]`
+/// `[[clusters.NAME.rules]]`, or an entry of `[clusters.NAME.map]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    pub networks: Vec<IpNet>,
-    pub countries: Vec<[u8; 2]>,
-    pub continents: Vec<[u8; 2]>,
-    /// Positions in the cluster's `localities`.
-    pub localities: Vec<policies::LocalityIx>,
-    pub strict: bool,
+    pub origin: RuleOrigin,
+    /// Localities by their positions in the cluster's `localities`.
+    pub terms: policies::Rule,
+}
+
+/// Where a rule is written, so that an operator finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleOrigin {
+    /// Counted from 1 as it stands in the file.
+    Rule(usize),
+    /// The key of the map.
+    Map(Arc<str>),
 }
 
 /// `[clusters.NAME.localities.NAME]`
@@ -392,6 +400,26 @@ pub enum Probe {
         /// Accepted status codes, inclusive ranges.
         expect: Vec<(u16, u16)>,
     },
+}
+
+impl RuleOrigin {
+    /// The number of the rule, or the key of the map.
+    pub fn name(&self) -> String {
+        match self {
+            RuleOrigin::Rule(nth) => nth.to_string(),
+            RuleOrigin::Map(key) => key.to_string(),
+        }
+    }
+}
+
+/// `rule 2`, `map EU/DE`
+impl fmt::Display for RuleOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleOrigin::Rule(nth) => write!(f, "rule {nth}"),
+            RuleOrigin::Map(key) => write!(f, "map {key}"),
+        }
+    }
 }
 
 impl Config {

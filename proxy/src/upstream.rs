@@ -74,8 +74,7 @@ pub async fn reach(
 /// A policy for tunnels that goes by latency has nothing but connects to learn it from: how long a tunnel lives says
 /// nothing about its server.
 fn learn(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, since: Tick, failed: bool) {
-    let policy = cluster.config.policy;
-    if policy.latency().is_some() {
+    if let Some(policy) = cluster.learns_by(Kind::Tunnel) {
         let now = state.clock.now();
         let in_flight = endpoint.load.in_flight(policy.report_age().unwrap_or_default(), now);
         endpoint.load.answered(Answer { took: now.since(since), failed, in_flight }, policy, now);

@@ -15,6 +15,8 @@ pub struct Row {
     pub country: Option<&'static str>,
     /// Two letters, as in GeoIP2: AF, AN, AS, EU, NA, OC, SA.
     pub continent: Option<&'static str>,
+    /// ISO 3166-2 without the country: `BY`.
+    pub subdivision: Option<&'static str>,
     pub city: Option<&'static str>,
     /// Latitude and longitude in degrees.
     pub location: Option<(f64, f64)>,
@@ -30,7 +32,7 @@ impl Row {
     #[must_use]
     pub fn new(network: &str) -> Self {
         let network = network.parse().unwrap_or_else(|error| panic!("{network:?} is no network: {error}"));
-        Self { network, country: None, continent: None, city: None, location: None, asn: None }
+        Self { network, country: None, continent: None, subdivision: None, city: None, location: None, asn: None }
     }
 
     #[must_use]
@@ -41,6 +43,11 @@ impl Row {
     #[must_use]
     pub fn continent(self, continent: &'static str) -> Self {
         Self { continent: Some(continent), ..self }
+    }
+
+    #[must_use]
+    pub fn subdivision(self, subdivision: &'static str) -> Self {
+        Self { subdivision: Some(subdivision), ..self }
     }
 
     #[must_use]
@@ -133,6 +140,8 @@ struct City {
     #[serde(skip_serializing_if = "Option::is_none")]
     country: Option<Country>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    subdivisions: Option<[Country; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<Location>,
 }
 
@@ -146,6 +155,7 @@ struct Continent {
     code: &'static str,
 }
 
+/// A country or a part of one.
 #[derive(Serialize)]
 struct Country {
     iso_code: &'static str,
@@ -163,6 +173,7 @@ impl City {
             city: row.city.map(|city| Names { names: [("en", city)].into() }),
             continent: row.continent.map(|code| Continent { code }),
             country: row.country.map(|iso_code| Country { iso_code }),
+            subdivisions: row.subdivision.map(|iso_code| [Country { iso_code }]),
             location: row.location.map(|(latitude, longitude)| Location { latitude, longitude }),
         }
     }
@@ -188,6 +199,8 @@ struct Flat {
     latitude: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     longitude: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state1: Option<&'static str>,
 }
 
 impl Flat {
@@ -199,6 +212,7 @@ impl Flat {
             country_code: row.country,
             latitude: row.location.map(|(latitude, _)| latitude),
             longitude: row.location.map(|(_, longitude)| longitude),
+            state1: row.subdivision,
         }
     }
 }
@@ -217,6 +231,8 @@ struct IpInfo {
     lat: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lng: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region_code: Option<&'static str>,
 }
 
 impl IpInfo {
@@ -228,6 +244,7 @@ impl IpInfo {
             country_code: row.country,
             lat: row.location.map(|(latitude, _)| latitude.to_string()),
             lng: row.location.map(|(_, longitude)| longitude.to_string()),
+            region_code: row.subdivision,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One place, however a database writes it down.
 
-use geoip::{ContinentCode, Coordinates, CountryCode, Database, DatabaseError, Place};
+use geoip::{ContinentCode, Coordinates, CountryCode, Database, DatabaseError, Knows, Place};
 use maxminddb_writer::metadata::IpVersion;
 
 use crate::written::{Bool, Double, Float, List, Map, Text, U16, U32, Value, bytes, coded, database, ip};
@@ -196,4 +196,22 @@ fn a_database_tells_about_itself() {
     assert_eq!(database.kind(), "Test-City");
     assert_eq!(database.build_epoch(), 1_790_000_000);
     assert!(database.node_count() > 0);
+}
+
+#[test]
+fn a_database_knows_what_any_of_its_records_says() {
+    let knows = |records: &[(&str, Value)]| database("test", records).knows();
+    let country = ("192.0.2.0/25", Map(vec![("country", coded("iso_code", "DE"))]));
+    assert_eq!(knows(std::slice::from_ref(&country)), Knows { country: true, ..Knows::default() });
+    let division = Map(vec![
+        ("country", coded("iso_code", "DE")),
+        ("subdivisions", List(vec![coded("iso_code", "BY")])),
+        ("asn", Text("AS64500")),
+    ]);
+    let both = [country, ("192.0.2.128/25", division)];
+    assert_eq!(knows(&both), Knows { country: true, subdivision: true, location: false, asn: true });
+    // A name is none that rules could be compared with.
+    let named = Map(vec![("country_code", Text("DE")), ("state1", Text("Bavaria")), ("asn", U32(64_500))]);
+    let named = knows(&[("192.0.2.0/24", named)]);
+    assert_eq!(named, Knows { country: true, subdivision: false, location: false, asn: true });
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use geoip::{Coordinates, Database, DatabaseError, Geo, Overrides, continent_of, great_circle_km};
+use geoip::{Coordinates, Database, DatabaseError, Geo, Knows, Overrides, continent_of, great_circle_km};
 
 use crate::written::ip;
 
@@ -63,6 +63,28 @@ fn city_and_autonomous_system_come_from_two_files() {
     let located = geo.locate(ip("89.160.20.128"));
     assert_eq!(located.place.country.unwrap().as_str(), "SE");
     assert_eq!(located.place.asn, Some(29_518));
+}
+
+#[test]
+fn subdivisions_come_as_codes_that_rules_can_name() {
+    let Some(folder) = folder() else { return };
+    let database = open(&folder, "GeoIP2-City-Test.mmdb").unwrap();
+    let expected = [("2.125.160.216", "ENG"), ("89.160.20.128", "E"), ("216.160.83.56", "WA"), ("175.16.199.1", "22")];
+    for (address, code) in expected {
+        let (place, _) = database.place(ip(address)).expect(address);
+        assert_eq!(place.subdivision_code(), Some(code), "{address}");
+    }
+}
+
+#[test]
+fn a_file_knows_the_facts_of_its_kind() {
+    let Some(folder) = folder() else { return };
+    let knows = |file: &str| open(&folder, file).unwrap().knows();
+    let city = Knows { country: true, subdivision: true, location: true, asn: false };
+    assert_eq!(knows("GeoIP2-City-Test.mmdb"), city);
+    assert_eq!(knows("GeoLite2-City-Test.mmdb"), city);
+    assert_eq!(knows("GeoIP2-Country-Test.mmdb"), Knows { country: true, ..Knows::default() });
+    assert_eq!(knows("GeoLite2-ASN-Test.mmdb"), Knows { asn: true, ..Knows::default() });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The override file: what it can say, and how it says what is wrong.
 
-use geoip::{ContinentCode, Coordinates, CountryCode, Overrides};
+use geoip::{ContinentCode, Coordinates, CountryCode, Knows, Overrides};
 
 use crate::written::ip;
 
@@ -146,4 +146,12 @@ proptest::proptest! {
     fn no_value_makes_it_panic(key in "[a-z-]{1,20}", value in "[\\PC&&[^\n]]{0,20}") {
         drop(Overrides::parse(&format!("'10.0.0.0/8'.{key} = {value}")));
     }
+}
+
+#[test]
+fn overrides_know_what_any_network_says() {
+    let text = "[\"10.0.0.0/8\"]\ncountry = \"DE\"\nsubdivision = \"DE-BY\"\n[\"10.1.0.0/16\"]\nasn = 64512\n";
+    let knows = Overrides::parse(text).unwrap().knows();
+    assert_eq!(knows, Knows { country: true, subdivision: true, location: false, asn: true });
+    assert_eq!(Overrides::empty().knows(), Knows::default());
 }

@@ -3,8 +3,8 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use policies::{
-    ClassView, ClusterView, Compiler, Cursors, Endpoint, EndpointIx, Kind, Load, LocalityIx, NoPick, Pick, PickContext,
-    Policy, Rule, SeededDice, Standing, Tick, Tried, Weight,
+    ClassView, ClusterView, Compiler, Cursors, Endpoint, EndpointIx, Kind, Load, LocalityIx, LocalityOrder, NoPick,
+    Pick, PickContext, Policy, Rule, SeededDice, Standing, Tick, Tried, Weight,
 };
 use proptest::prelude::*;
 
@@ -49,13 +49,25 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 }
 
 fn view() -> impl Strategy<Value = ClusterView> {
-    let rule = (prop::collection::vec((0_u16..5).prop_map(LocalityIx), 0..3), any::<bool>());
+    let localities = || prop::collection::vec((0_u16..5).prop_map(LocalityIx), 0..3);
+    let order = prop_oneof![Just(LocalityOrder::Steered), Just(LocalityOrder::AsWritten)];
+    let own_policy = prop::option::of(policy());
+    let rule = (localities(), localities(), order, any::<bool>(), own_policy).prop_map(
+        |(localities, fallback, order, strict, policy)| Rule {
+            localities,
+            fallback,
+            order,
+            strict,
+            policy,
+            ..Rule::default()
+        },
+    );
     (prop::collection::vec(endpoint(), 0..12), policy(), policy(), rule, prop_oneof![Just(0), Just(50)]).prop_map(
-        |(endpoints, policy, request_policy, (localities, strict), panic)| {
+        |(endpoints, policy, request_policy, rule, panic)| {
             let mut view = cluster(policy, endpoints);
             view.request_policy = request_policy;
             view.localities = (0..4).map(locality).collect();
-            view.steering.rules = vec![Rule { localities, strict, ..Rule::default() }];
+            view.steering.rules = vec![rule];
             view.steering.panic_threshold_percent = panic;
             view
         },
@@ -139,7 +151,8 @@ impl World {
         prop_assert_eq!(endpoint.locality, pick.locality);
         prop_assert!(tier.localities().contains(&pick.locality));
         let rule = &self.compiled.steering.rules[0];
-        prop_assert!(!rule.strict || rule.localities.contains(&pick.locality), "left a strict rule");
+        let named = rule.localities.contains(&pick.locality) || rule.fallback.contains(&pick.locality);
+        prop_assert!(!rule.strict || named, "left a strict rule");
         self.held.push((Arc::clone(&endpoint.load), pick));
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! The same answer is given by a running edge (`/api/v1/explain`, with its health, RTT and load) and by
 //! `warbler explain --config` without one (all endpoints up, no RTT measured).
 
+mod matched;
+
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
@@ -11,6 +13,7 @@ use http::HeaderMap;
 use policies::{Cursors, Kind, LocalityRtt, SeededDice, Tick};
 use serde::{Deserialize, Serialize};
 
+pub use self::matched::Matched;
 use crate::cluster::{Client, ClusterPlan};
 use crate::config::{Listener, Serves};
 use crate::route::Routed;
@@ -57,7 +60,9 @@ pub struct Answer {
     pub cluster: String,
     /// `tunnel` or `request`.
     pub kind: String,
+    /// Of the rule that the client matches, or of the cluster.
     pub policy: String,
+    /// Likewise.
     pub steer: Vec<String>,
     pub class: Class,
     pub localities: Vec<Locality>,
@@ -69,6 +74,9 @@ pub struct Answer {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Place {
+    pub asn: Option<u32>,
+    /// A code, or a name where the source has no codes; rules see codes only.
+    pub subdivision: Option<String>,
     pub country: Option<String>,
     pub continent: Option<String>,
     pub city: Option<String>,
@@ -78,9 +86,11 @@ pub struct Place {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Class {
-    /// The first rule that matches, counted from 1 as it stands in the file.
+    /// The first rule that matches, counted from 1 as it stands in the file. None too if the map decides.
     pub rule: Option<usize>,
     pub strict: bool,
+    /// That rule, or the entry of the map, and what it says.
+    pub matched: Option<Matched>,
     pub cell: String,
 }
 
@@ -90,6 +100,8 @@ pub struct Locality {
     /// 1 is the preferred tier; none when a strict rule keeps this client away.
     pub tier: Option<usize>,
     pub in_rule: bool,
+    /// How much the rule wants it, 1 the most; none if the rule does not name it.
+    pub preference: Option<u32>,
     pub distance_km: Option<f64>,
     pub distance_band: Option<u32>,
     pub rtt_ms: Option<f64>,
@@ -141,6 +153,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
     let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed), now);
     let (rule, cell) = cluster.class_of(&client);
+    let matched = rule.and_then(|rule| Matched::new(cluster, usize::from(rule), &client.place));
     let rtts = cluster.rtts(&snapshot.config.edge, now);
     Ok(Answer {
         from,
@@ -150,10 +163,11 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
         cluster: cluster.config.name.to_string(),
         kind: kind.as_str().to_owned(),
         policy: explanation.policy.as_str().to_owned(),
-        steer: cluster.config.steer.iter().map(|criterion| criterion.as_str().to_owned()).collect(),
+        steer: explanation.criteria.iter().map(|criterion| criterion.as_str().to_owned()).collect(),
         class: Class {
-            rule: rule.map(|rule| usize::from(rule) + 1),
+            rule: matched.as_ref().and_then(|matched| matched.rule),
             strict: explanation.strict,
+            matched,
             cell: cell.to_string(),
         },
         localities: explanation.localities.iter().map(|explained| locality(&rtts, explained)).collect(),
@@ -213,6 +227,8 @@ fn headers(lines: &str) -> Result<HeaderMap, ExplainError> {
 fn place(located: &Located) -> Place {
     let place = &located.place;
     Place {
+        asn: place.asn,
+        subdivision: place.subdivision.clone(),
         country: place.country.map(|country| country.to_string()),
         continent: place.continent.map(|continent| continent.to_string()),
         city: place.city.clone(),
@@ -231,6 +247,7 @@ fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplaine
         name: explained.name.to_string(),
         tier: explained.tier.map(|tier| usize::from(tier) + 1),
         in_rule: explained.in_rule,
+        preference: explained.preference.map(|preference| preference.saturating_add(1)),
         distance_km: explained.distance_km.map(f64::round),
         distance_band: explained.distance_band,
         rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
@@ -264,8 +281,13 @@ fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now:
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let asn = self.place.asn.map_or_else(|| "-".into(), |asn| format!("AS{asn}"));
         write!(f, "client    {}", self.from)?;
-        write!(f, "  country {}  continent {}", or_dash(&self.place.country), or_dash(&self.place.continent))?;
+        write!(f, "  {asn}  country {}", or_dash(&self.place.country))?;
+        if let Some(subdivision) = &self.place.subdivision {
+            write!(f, "  subdivision {subdivision}")?;
+        }
+        write!(f, "  continent {}", or_dash(&self.place.continent))?;
         if let Some([latitude, longitude]) = self.place.location {
             write!(f, "  at {latitude:.2},{longitude:.2}")?;
         }
@@ -275,9 +297,11 @@ impl fmt::Display for Answer {
             write!(f, "  route {route}")?;
         }
         writeln!(f, "  cluster {}  {} by {}", self.cluster, self.kind, self.policy)?;
-        let strict = if self.class.strict { " (strict)" } else { "" };
-        let rule = self.class.rule.map_or_else(|| "none".into(), |rule| format!("number {rule}{strict}"));
-        writeln!(f, "class     rule {rule}  cell {}  steered by {}", self.class.cell, self.steer.join(", "))?;
+        writeln!(f, "class     cell {}  steered by {}", self.class.cell, self.steer.join(", "))?;
+        match &self.class.matched {
+            Some(matched) => writeln!(f, "rule      {matched}")?,
+            None => writeln!(f, "rule      none")?,
+        }
         writeln!(
             f,
             "\n{:<16} {:>4} {:>5} {:>10} {:>12} {:>10} {:>8} {:>6}",
@@ -332,7 +356,7 @@ impl fmt::Display for Locality {
             f,
             "{:<16} {tier:>4} {:>5} {distance:>10} {rtt:>12} {confidence:>10} {:>8} {:>5}%{panic}",
             self.name,
-            if self.in_rule { "yes" } else { "-" },
+            self.preference.map_or_else(|| "-".to_owned(), |preference| preference.to_string()),
             self.priority,
             self.load_percent
         )

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use geoip::{Coordinates, Located};
-use policies::ClientPlace;
+use policies::{ClientPlace, Subdivision};
 
 /// Degrees of latitude and longitude a cell is wide.
 const CELL: f64 = 5.0;
@@ -69,13 +69,16 @@ impl Client {
         let place = &located.place;
         let country = place.country.map(|code| code.bytes());
         let continent = place.continent.map(|code| code.bytes());
+        let subdivision = country.zip(place.subdivision_code());
+        let subdivision = subdivision.and_then(|(country, code)| Subdivision::new(country, code));
         let cell = match (place.location, country, continent) {
             (Some(location), ..) => Cell::around(location),
             (None, Some(country), _) => Cell::Country(country),
             (None, None, Some(continent)) => Cell::Continent(continent),
             (None, None, None) => Cell::Unknown,
         };
-        Client { place: ClientPlace { address: Some(address), country, continent }, cell }
+        let place = ClientPlace { address: Some(address), asn: place.asn, subdivision, country, continent };
+        Client { place, cell }
     }
 
     /// The cell to use when there are too many classes.

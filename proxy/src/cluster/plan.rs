@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
     ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
-    Ramp, Share, Steering, Tick, Tried, Used, compile,
+    Policy, Ramp, RuleIndex, Share, Steering, Tick, Tried, Used, compile,
 };
 
 use super::class::{Cell, Client};
@@ -31,6 +31,9 @@ pub struct ClusterPlan {
     pub members: Vec<Arc<EndpointState>>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
+    rules: RuleIndex,
+    /// For tunnels and for requests; see [`ClusterPlan::learns_by`].
+    learns_by: [Option<Policy>; 2],
     plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
@@ -61,6 +64,8 @@ impl ClusterPlan {
             config: config.clone(),
             state,
             members,
+            rules: RuleIndex::new(&view.steering.rules),
+            learns_by: [Kind::Tunnel, Kind::Request].map(|kind| learns_by(config, kind)),
             view,
             tls,
             plans: ArcSwap::default(),
@@ -148,10 +153,20 @@ impl ClusterPlan {
     }
 
     pub fn class_of(&self, client: &Client) -> PlanKey {
-        let rule = self.view.steering.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
+        let rule = self.rules.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
         let key = (rule, client.cell);
         let plans = self.plans.load();
         if plans.len() < MAX_CLASSES || plans.contains_key(&key) { key } else { (rule, client.coarse_cell()) }
+    }
+
+    /// The policy that has to be told of latencies, if there is one: that of the cluster, or else of the first rule that
+    /// goes by latency. What an endpoint took is told by all clients, also by those whose own policy does not ask.
+    pub fn learns_by(&self, kind: Kind) -> Option<Policy> {
+        let [tunnels, requests] = self.learns_by;
+        match kind {
+            Kind::Tunnel => tunnels,
+            Kind::Request => requests,
+        }
     }
 
     pub fn classes(&self) -> usize {
@@ -196,24 +211,23 @@ impl ClusterPlan {
     }
 }
 
+fn learns_by(config: &config::Cluster, kind: Kind) -> Option<Policy> {
+    let (of_cluster, of_rule): (_, fn(&policies::Rule) -> Option<Policy>) = match kind {
+        Kind::Tunnel => (config.policy, |rule| rule.policy),
+        Kind::Request => (config.request_policy, |rule| rule.request_policy),
+    };
+    let of_rules = config.rules.iter().filter_map(|rule| of_rule(&rule.terms));
+    std::iter::once(of_cluster).chain(of_rules).find(|policy| policy.latency().is_some())
+}
+
 fn steering(config: &config::Cluster) -> Steering {
     Steering {
         criteria: config.steer.clone(),
         distance_band_km: config.distance_band_km,
-        rules: config.rules.iter().map(rule).collect(),
+        rules: config.rules.iter().map(|rule| rule.terms.clone()).collect(),
         overprovisioning_percent: config.overprovisioning_percent,
         panic_threshold_percent: config.panic_threshold_percent,
         spill_by: config.spill.by,
-    }
-}
-
-fn rule(rule: &config::Rule) -> policies::Rule {
-    policies::Rule {
-        networks: rule.networks.clone(),
-        countries: rule.countries.clone(),
-        continents: rule.continents.clone(),
-        localities: rule.localities.clone(),
-        strict: rule.strict,
     }
 }
 

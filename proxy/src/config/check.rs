@@ -4,6 +4,7 @@
 //! nothing about what was refused before: one mistake is one problem. If anything is an error, no [`Config`] comes out.
 
 mod address;
+mod area;
 mod cluster;
 mod endpoint;
 mod findings;
@@ -15,6 +16,7 @@ mod process;
 mod route;
 mod rtt;
 mod rule;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -90,7 +92,7 @@ fn checked(gathered: Gathered, findings: &mut Findings<'_>) -> Option<Config> {
     let admin = process::admin(admin, findings);
     let log = process::log(log, findings);
     let dns = process::dns(dns, findings);
-    let geoip = process::geoip(geoip, findings);
+    let (geoip, geography) = process::geoip(geoip, findings);
     let stop = process::stop(stop, findings);
     let drain = process::drain(drain, findings);
     let mut names = Clusters::new(&clusters);
@@ -99,7 +101,7 @@ fn checked(gathered: Gathered, findings: &mut Findings<'_>) -> Option<Config> {
     if listeners.is_some() {
         names.warn_of_unused(findings);
     }
-    let clusters = cluster::all(clusters, &geoip, findings);
+    let clusters = cluster::all(clusters, &geography, findings);
     let files = findings.sources.paths().map(Path::to_owned).collect();
     Some(Config {
         edge: edge?,

@@ -375,8 +375,7 @@ impl Passage {
 
 impl Sent {
     fn now(state: &State, cluster: &ClusterPlan, picked: &Picked) -> Option<Sent> {
-        let policy = cluster.config.request_policy;
-        policy.latency()?;
+        let policy = cluster.learns_by(PickKind::Request)?;
         let at = state.clock.now();
         let report_age = policy.report_age().unwrap_or_default();
         Some(Sent { policy, at, in_flight: picked.lease.load().in_flight(report_age, at) })

@@ -309,3 +309,107 @@ async fn explain_for_people_names_every_candidate_and_says_what_it_was_not_told(
         assert!(!finished.stderr.is_empty() && finished.stdout.is_empty());
     }
 }
+
+/// A pool set for one network operator, and a map of the world for everybody else.
+const POOLS_AND_MAP: &str = r#"
+[[clusters.c.rules]]
+asn = 64500
+localities = ["singapore", "virginia"]
+order = "as-written"
+fallback = "none"
+request-policy = "round-robin"
+
+[clusters.c.map]
+default = "auto"
+EU = "virginia"
+"EU/DE" = "frankfurt"
+"DE/BY" = "singapore"
+CA = "refuse"
+"#;
+
+/// A city database beside one of autonomous systems, as they are sold.
+fn with_two_databases(layout: Layout) -> Workspace {
+    let cities = [
+        Row::new("203.0.113.0/25").country("DE").continent("EU").subdivision("BY").at(48.1, 11.6),
+        Row::new("203.0.113.128/26").country("DE").continent("EU").subdivision("BE").at(52.5, 13.4),
+        Row::new("203.0.113.192/26").country("FR").continent("EU").subdivision("BY"),
+        Row::new("198.51.100.0/24").country("CA").continent("NA"),
+        Row::new("192.0.2.0/24").country("ID").continent("AS"),
+    ];
+    let systems = [Row::new("203.0.113.0/26").asn(64_500), Row::new("203.0.113.64/26").asn(64_501)];
+    let workspace = with_database(layout, &cities);
+    workspace.write("asn.mmdb", mmdb::build(Layout::GeoIp2Asn, &systems).unwrap()).unwrap();
+    workspace
+}
+
+fn pools_and_map(keys: &str, world: &World) -> String {
+    config(keys, POOLS_AND_MAP, world.addresses()).replace("\"geo.mmdb\"]", "\"geo.mmdb\", \"asn.mmdb\"]")
+}
+
+#[tokio::test]
+async fn a_map_sends_clients_by_the_narrowest_area_and_rules_come_before_it() {
+    let world = World::new().await;
+    let text = pools_and_map("health.off = true\nsteer = [\"rules\", \"priority\"]", &world);
+    for layout in [Layout::GeoIp2City, Layout::Flat, Layout::IpInfo] {
+        let edge = Edge::start_in(with_two_databases(layout), &text).await;
+        for (client, wanted, rule, map, by) in [
+            ("203.0.113.7", "singapore", Some(1), None, "AS64500"),
+            ("203.0.113.70", "singapore", None, Some("DE/BY"), "subdivision DE-BY"),
+            ("203.0.113.130", "frankfurt", None, Some("EU/DE"), "country DE"),
+            ("203.0.113.200", "virginia", None, Some("EU"), "continent EU"),
+            ("198.51.100.7", "503", None, Some("CA"), "country CA"),
+            // As if there were no map: by priority.
+            ("192.0.2.7", "frankfurt", None, Some("default"), "everybody"),
+            ("100.64.0.1", "frankfurt", None, Some("default"), "everybody"),
+        ] {
+            assert_eq!(goes_to(&edge, client).await, wanted, "{client} with {layout:?}");
+            let page = edge.get(&format!("/api/v1/explain?from={client}")).await.json().unwrap();
+            let matched = &page["class"]["matched"];
+            assert_eq!((matched["rule"].as_u64(), matched["map"].as_str()), (rule, map), "{client}: {page:#}");
+            assert_eq!(matched["by"], by, "{client}: {page:#}");
+            assert_eq!(page["pick"]["locality"].as_str().unwrap_or("503"), wanted, "{client}: {page:#}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn localities_as_written_are_used_one_after_the_other_and_nothing_follows_them() {
+    let mut world = World::new().await;
+    let keys = "health.tcp = { interval = \"100ms\", jitter = \"0%\", fall = 2, rise = 1 }\npanic-threshold = \"0%\"\n\
+                steer = [\"rules\", \"distance\"]";
+    let text = pools_and_map(keys, &world);
+    let edge = Edge::start_in(with_two_databases(Layout::GeoIp2City), &text).await;
+    let client = "203.0.113.7";
+    assert_eq!(goes_to(&edge, client).await, "singapore", "farther than virginia, and written before it");
+    world.stubs[2].stop().await;
+    wait_until_picks_know(&edge, "web", world.addresses()[2], "down").await;
+    assert_eq!(goes_to(&edge, client).await, "virginia");
+    world.stubs[1].stop().await;
+    wait_until_picks_know(&edge, "web", world.addresses()[1], "down").await;
+    assert_eq!(goes_to(&edge, client).await, "503");
+    assert_eq!(goes_to(&edge, "203.0.113.200").await, "frankfurt", "the map has all others behind what it names");
+    world.stubs[2].restart().await.unwrap();
+    wait_until_picks_know(&edge, "web", world.addresses()[2], "up").await;
+    assert_eq!(goes_to(&edge, client).await, "singapore");
+}
+
+#[tokio::test]
+async fn explain_tells_the_rule_what_matched_and_what_follows() {
+    let world = World::new().await;
+    let workspace = with_two_databases(Layout::GeoIp2City);
+    workspace.write(CONFIG, complete(&pools_and_map("health.off = true", &world))).unwrap();
+    for (client, wanted) in [
+        ("203.0.113.7", "rule      rule 1 by AS64500: singapore, then virginia, and nothing else (strict)"),
+        ("203.0.113.7", "AS64500  country DE  subdivision BY  continent EU"),
+        ("203.0.113.7", "request by round-robin"),
+        ("203.0.113.70", "request by p2c"),
+        ("203.0.113.70", "rule      map DE/BY by subdivision DE-BY: singapore, then all others"),
+        ("198.51.100.7", "rule      map CA by country CA: refused (strict)"),
+        ("192.0.2.7", "rule      map default by everybody: steered as if it were not there"),
+    ] {
+        let launch = warbler(["explain", "--config", CONFIG, "--from", client]);
+        let finished = Process::run(&workspace, launch, SOON).await.unwrap();
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        assert!(finished.stdout.contains(wanted), "`{wanted}` is not in:\n{}", finished.stdout);
+    }
+}

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use policies::Criterion;
 
+use super::area::Geography;
 use super::findings::{Findings, Scope};
+use super::rule::Around;
 use super::{OpenFiles, endpoint, health, listener, opened, policy, rtt, rule};
 use crate::config::files::InFile;
 use crate::config::raw::cluster::CriterionName;
 use crate::config::raw::defaults::BACKLOG;
 use crate::config::raw::listener::HttpVersion;
 use crate::config::raw::{Placed, RawCluster, RawUpstreamTls};
-use crate::config::{Cluster, GeoIp, UpstreamHttp, UpstreamTls};
+use crate::config::{Cluster, UpstreamHttp, UpstreamTls};
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -19,20 +21,20 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// `None` if one of them is wrong.
 pub(super) fn all(
     raw: BTreeMap<String, InFile<RawCluster>>,
-    geoip: &GeoIp,
+    geography: &Geography,
     findings: &mut Findings<'_>,
 ) -> Option<Vec<Cluster>> {
     let mut checked = Vec::new();
     for (name, InFile { value, place }) in raw {
         let mut scope = Scope::new(format!("clusters.{name}"), &place, findings);
-        checked.push(cluster(&name, value, geoip, &mut scope));
+        checked.push(cluster(&name, value, geography, &mut scope));
     }
     checked.into_iter().collect()
 }
 
-fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>) -> Option<Cluster> {
+fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope<'_, '_>) -> Option<Cluster> {
     let name = scope.name("a cluster", name, None);
-    let policies = policy::policies(&raw, scope);
+    let policies = policy::known(&raw, scope);
     let slow_start = policy::slow_start(&raw.slow_start, scope);
     let accept_rate = policy::accept_rate(raw.accept_rate.as_ref(), scope);
     let limits = {
@@ -41,10 +43,11 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
     };
     let priority_limits = policy::priority_limits(&raw, scope);
     let spill = policy::spill(&raw, scope);
-    let steer = criteria(&raw, scope);
+    let steer = criteria(&raw.steer, scope);
+    warn_of_unknown_distances(&raw, scope);
     let distance_band_km = distance_band(&raw, scope);
     let overprovisioning_percent = overprovisioning(&raw.overprovisioning, scope);
-    let rules = rule::all(&raw, geoip, scope);
+    let rules = rule::all(&Around { cluster: &raw, geography, policies: &policies }, scope);
     let tls = match &raw.tls {
         Some(tls) => upstream_tls(tls, scope).map(Some),
         None => Some(None),
@@ -58,13 +61,12 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
     let localities = endpoint::localities(raw.localities, accept_rate.flatten(), &name, scope);
     let health = health::health(raw.health, scope);
     let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
-    let (policy, request_policy) = policies?;
     // Its endpoints have it, or it was refused.
     accept_rate?;
     Some(Cluster {
         name,
-        policy,
-        request_policy,
+        policy: policies.named(raw.policy)?,
+        request_policy: policies.named(raw.request_policy)?,
         steer: steer?,
         distance_band_km: distance_band_km?,
         rtt: rtt?,
@@ -88,10 +90,10 @@ fn cluster(name: &str, raw: RawCluster, geoip: &GeoIp, scope: &mut Scope<'_, '_>
     })
 }
 
-fn criteria(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Vec<Criterion>> {
+pub(super) fn criteria(steer: &[Placed<CriterionName>], scope: &mut Scope<'_, '_>) -> Option<Vec<Criterion>> {
     let mut checked = Vec::new();
     let mut twice = false;
-    for written in &raw.steer {
+    for written in steer {
         let criterion = match **written {
             CriterionName::Rules => Criterion::Rules,
             CriterionName::Distance => Criterion::Distance,
@@ -105,7 +107,6 @@ fn criteria(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Vec<Criterion
         }
         checked.push(criterion);
     }
-    warn_of_unknown_distances(raw, scope);
     (!twice).then_some(checked)
 }
 

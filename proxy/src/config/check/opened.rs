@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use geoip::Knows;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -95,25 +96,37 @@ fn private_key(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>)
     }
 }
 
-pub(super) fn database(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
-    let Some(bytes) = read(path, written, scope) else { return };
-    if let Err(cause) = geoip::Database::from_bytes(path.display().to_string(), bytes) {
-        unusable(path, written, &cause, scope);
+/// Says which facts the database has.
+pub(super) fn database(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<Knows> {
+    let bytes = read(path, written, scope)?;
+    match geoip::Database::from_bytes(path.display().to_string(), bytes) {
+        Ok(database) => Some(database.knows()),
+        Err(cause) => {
+            unusable(path, written, &cause, scope);
+            None
+        }
     }
 }
 
-pub(super) fn overrides(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
-    let Some(bytes) = read(path, written, scope) else { return };
-    let text = match String::from_utf8(bytes) {
+/// Says which facts the overrides give.
+pub(super) fn overrides(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<Knows> {
+    let text = match String::from_utf8(read(path, written, scope)?) {
         Ok(text) => text,
-        Err(cause) => return unusable(path, written, &cause.utf8_error(), scope),
+        Err(cause) => {
+            unusable(path, written, &cause.utf8_error(), scope);
+            return None;
+        }
     };
-    let Err(problems) = geoip::Overrides::parse(&text) else { return };
+    let problems = match geoip::Overrides::parse(&text) {
+        Ok(overrides) => return Some(overrides.knows()),
+        Err(problems) => problems,
+    };
     for problem in problems {
         let (line, column) = line_and_column(&text, problem.span.start);
         let (file, message, help) = (path.to_owned(), problem.message, problem.help);
         scope.findings.push(Problem { file, line, column, severity: Severity::Error, message, help });
     }
+    None
 }
 
 /// A token that everybody on the machine can read protects nothing.
@@ -148,6 +161,7 @@ fn read(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use bench::harness::mmdb::{self, Layout, Row};
     use rcgen::{CertifiedKey, generate_simple_self_signed};
 
     use crate::config::{OpenFiles, load};
@@ -246,6 +260,34 @@ mod tests {
                 "main.toml:10:27: error: empty holds no certificate\n   help: a PEM file is needed",
             ],
         );
+    }
+
+    #[test]
+    fn rules_by_what_no_database_knows_are_found_out() {
+        let listener = "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let rules = "[[clusters.im.rules]]\nasn = 64500\nsubdivision = \"DE-BY\"\ncountry = \"FR\"\nlocalities = \"here\"\n\
+                     [clusters.im.map]\n\"US/CA\" = \"here\"\n";
+        let config =
+            |files: &str| format!("[geoip]\ndatabases = [\"country.mmdb\"]\n{files}{listener}{rules}{CLUSTER}");
+        let country = mmdb::build(Layout::GeoIp2City, &[Row::new("192.0.2.0/24").country("DE")]).unwrap();
+        let files: [(&str, &[u8]); 3] = [
+            ("country.mmdb", &country),
+            ("more.toml", b"[\"10.0.0.0/8\"]\nasn = 64512\ncountry = \"DE\"\nsubdivision = \"BY\"\n"),
+            ("asn.toml", b"[\"10.0.0.0/8\"]\nasn = 64512\n"),
+        ];
+        let no_divisions = "no client matches this: nothing says in which subdivision one is\n   \
+                            help: no file in [geoip] has codes of subdivisions; a city database does";
+        check(
+            &config(""),
+            &files,
+            &[
+                "main.toml:8:7: warning: no client matches this: nothing says from which autonomous system one comes\n   \
+                 help: no file in [geoip] has autonomous systems; a database of them can stand beside that of places",
+                &format!("main.toml:9:15: warning: {no_divisions}"),
+            ],
+        );
+        check(&config("overrides = \"asn.toml\"\n"), &files, &[&format!("main.toml:10:15: warning: {no_divisions}")]);
+        check(&config("overrides = \"more.toml\"\n"), &files, &[]);
     }
 
     #[test]

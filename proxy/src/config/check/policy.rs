@@ -14,8 +14,8 @@ use crate::config::units::{Percent, Period, Rate};
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
-/// The policies for tunnels and for requests. Parameters are checked whether they are used or not.
-pub(super) fn policies(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<(Policy, Policy)> {
+/// The policies that this cluster and its rules can name. Parameters are checked whether they are used or not.
+pub(super) fn known(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Known {
     let known = Known {
         p2c: p2c(&raw.p2c, scope),
         peak_ewma: peak_ewma(&raw.peak_ewma, scope),
@@ -24,11 +24,11 @@ pub(super) fn policies(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<(P
         ring_hash: ring_hash(&raw.ring_hash, scope),
     };
     warn_of_unused(raw, scope);
-    Some((known.named(raw.policy)?, known.named(raw.request_policy)?))
+    known
 }
 
-/// The policies that have parameters, each with those of the cluster.
-struct Known {
+/// The policies that have parameters, each with those of the cluster; `None` where one of them is wrong.
+pub(super) struct Known {
     p2c: Option<Policy>,
     peak_ewma: Option<Policy>,
     prequal: Option<Policy>,
@@ -37,7 +37,7 @@ struct Known {
 }
 
 impl Known {
-    fn named(&self, name: PolicyName) -> Option<Policy> {
+    pub(super) fn named(&self, name: PolicyName) -> Option<Policy> {
         match name {
             PolicyName::RoundRobin => Some(Policy::RoundRobin),
             PolicyName::LeastConnections => Some(Policy::LeastConnections),
@@ -72,8 +72,10 @@ fn warn_of_unused(raw: &RawCluster, scope: &mut Scope<'_, '_>) {
         ("maglev", PolicyName::Maglev, maglev),
         ("ring-hash", PolicyName::RingHash, ring_hash),
     ];
+    let of_rules = raw.rules.iter().flat_map(|rule| [rule.policy, rule.request_policy]).flatten();
+    let used: Vec<PolicyName> = [raw.policy, raw.request_policy].into_iter().chain(of_rules).collect();
     for (name, policy, written) in tables {
-        if written.is_some() && ![raw.policy, raw.request_policy].contains(&policy) {
+        if written.is_some() && !used.contains(&policy) {
             scope.warning(written, format!("`{name}` has no effect: no policy of this cluster is `{name}`"));
         }
     }

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
+use geoip::Knows;
+
+use super::area::Geography;
 use super::findings::{Findings, Scope};
 use super::{OpenFiles, address, opened};
 use crate::config::diagnostic::{Place, nearest};
@@ -138,27 +141,30 @@ pub(super) fn dns(raw: InFile<RawDns>, findings: &mut Findings<'_>) -> Option<Dn
     Some(Dns { resolvers, timeout: checked_timeout?, min_ttl: shortest?, max_ttl: longest? })
 }
 
-pub(super) fn geoip(raw: InFile<RawGeoIp>, findings: &mut Findings<'_>) -> GeoIp {
+/// Also what it offers to tell where clients are.
+pub(super) fn geoip(raw: InFile<RawGeoIp>, findings: &mut Findings<'_>) -> (GeoIp, Geography) {
     let RawGeoIp { databases, overrides } = raw.value;
     let scope = &mut Scope::new("geoip", &raw.place, findings);
+    let open = scope.findings.open == OpenFiles::Yes;
     let mut checked = GeoIp::default();
+    let mut knows = vec![(!scope.findings.was_refused("geoip")).then(Knows::default)];
     for written in &databases {
         let path = scope.path("databases", written);
         if checked.databases.contains(&path) {
             scope.error(written.span(), format!("database {} is listed twice", path.display()));
-        } else if scope.findings.open == OpenFiles::Yes {
-            opened::database(&path, written, scope);
+        } else {
+            knows.push(if open { opened::database(&path, written, scope) } else { None });
         }
         checked.databases.push(path);
     }
     checked.overrides = overrides.map(|written| {
         let path = scope.path("overrides", &written);
-        if scope.findings.open == OpenFiles::Yes {
-            opened::overrides(&path, &written, scope);
-        }
+        knows.push(if open { opened::overrides(&path, &written, scope) } else { None });
         path
     });
-    checked
+    let has_sources = !checked.databases.is_empty() || checked.overrides.is_some();
+    let knows = knows.into_iter().reduce(|all, one| Some(all?.or(one?))).flatten();
+    (checked, Geography { has_sources, knows })
 }
 
 pub(super) fn stop(raw: InFile<RawStop>, findings: &mut Findings<'_>) -> Option<Stop> {

@@ -588,7 +588,7 @@ localities = ["here", "here"]
 [clusters.im.localities.here]
 endpoints = [{ address = "10.0.0.7:5222" }]
 "#,
-        "
+        r#"
 t.toml:9:11: error: `UK` is not a country code
    help: the United Kingdom is `GB`
 t.toml:12:12: error: `de` is not a country code
@@ -606,9 +606,10 @@ t.toml:16:12: warning: `10.0.0.1/8` has bits below its prefix; they are ignored
 t.toml:16:26: error: `10.0.0.0/33` is not a network
    help: write `10.0.0.0/8`, `2001:db8::/32`, or a single address
 t.toml:17:14: error: `localities` is empty: these clients would have nowhere to go
+   help: "refuse" refuses them; "auto" steers them as if nothing were said of them
 t.toml:19:13: error: `continent` is empty
    help: leave the key out; a rule without any match is for everyone
-t.toml:20:23: error: `here` stands twice in `localities`",
+t.toml:20:23: error: `here` stands twice in `localities`"#,
     );
 }
 
@@ -642,6 +643,274 @@ t.toml:11:1: warning: this rule can never match: the one on line 8 matches the s
 t.toml:16:1: warning: this rule can never match: the one on line 14 is for everyone
    help: the first rule that matches counts; put the general one last",
     );
+}
+
+#[test]
+fn numbers_of_systems_and_codes_of_subdivisions_have_a_form() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[geoip]
+databases = ["a.mmdb"]
+[[clusters.im.rules]]
+asn = "AS15169"
+localities = "here"
+[[clusters.im.rules]]
+asn = [0, 4294967296, "64512"]
+localities = "here"
+[[clusters.im.rules]]
+asn = [64512, 64513, 64512]
+localities = "here"
+[[clusters.im.rules]]
+subdivision = ["BY", "de-by", "DE/BY", "ZZ-BY", "DE-BAVARIA", "DE-BY", "DE-BY"]
+localities = "here"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:9:7: error: `asn` must be a whole number or a list of whole numbers, not the text "AS15169"
+t.toml:12:8: error: `asn` must be from 1 to 4294967295, not 0
+t.toml:12:11: error: `asn` must be from 1 to 4294967295, not 4294967296
+t.toml:12:23: error: an entry of `asn` must be a whole number, not the text "64512"
+t.toml:15:22: warning: `64512` stands twice in `asn`
+t.toml:18:16: error: `BY` is not a subdivision code
+   help: ISO 3166-2 in upper case: the country, a hyphen and up to three letters or digits, such as `DE-BY`
+t.toml:18:22: error: `de-by` is not a subdivision code
+   help: write `DE-BY`
+t.toml:18:31: error: `DE/BY` is not a subdivision code
+   help: write `DE-BY`
+t.toml:18:40: error: `ZZ-BY` is not a subdivision code
+   help: ISO 3166-2 in upper case: the country, a hyphen and up to three letters or digits, such as `DE-BY`
+t.toml:18:49: error: `DE-BAVARIA` is not a subdivision code
+   help: ISO 3166-2 in upper case: the country, a hyphen and up to three letters or digits, such as `DE-BY`
+t.toml:18:72: warning: `DE-BY` stands twice in `subdivision`"#,
+    );
+}
+
+#[test]
+fn what_an_earlier_rule_takes_decides_nothing_later() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[geoip]
+databases = ["a.mmdb"]
+[[clusters.im.rules]]
+network = "10.0.0.0/8"
+asn = 64512
+localities = "here"
+[[clusters.im.rules]]
+continent = "EU"
+localities = "here"
+[[clusters.im.rules]]
+country = "US"
+localities = "here"
+[[clusters.im.rules]]
+network = ["10.1.0.0/16", "192.0.2.0/24"]
+asn = [64513, 64512]
+country = ["CA", "DE"]
+subdivision = ["US-CA", "CA-QC"]
+localities = "here"
+[[clusters.im.rules]]
+subdivision = "FR-75"
+localities = "here"
+[[clusters.im.rules]]
+network = "10.2.3.4"
+subdivision = ["US-NY", "CA-QC"]
+localities = "here"
+[[clusters.im.rules]]
+network = "0.0.0.0/0"
+localities = "here"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:19:12: warning: `10.1.0.0/16` decides nothing here: the one on line 8 matches network 10.0.0.0/8
+   help: the first rule that matches counts; put the narrower one first
+t.toml:20:15: warning: `64512` decides nothing here: the one on line 8 matches AS64512
+   help: the first rule that matches counts; put the narrower one first
+t.toml:21:18: warning: `DE` decides nothing here: the one on line 12 matches continent EU
+   help: the first rule that matches counts; put the narrower one first
+t.toml:22:16: warning: `US-CA` decides nothing here: the one on line 15 matches country US
+   help: the first rule that matches counts; put the narrower one first
+t.toml:24:1: warning: this rule can never match: the one on line 12 matches all of it
+   help: the first rule that matches counts; put the narrower one first
+t.toml:27:1: warning: this rule can never match: the one on line 8 and the one on line 15 and the one on line 18 match all of it
+   help: the first rule that matches counts; put the narrower one first",
+    );
+}
+
+#[test]
+fn words_in_the_place_of_localities_stand_alone_and_fallbacks_do_not_contradict() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[[clusters.im.rules]]
+network = "10.0.0.0/24"
+localities = "refuse"
+fallback = "none"
+[[clusters.im.rules]]
+network = "10.0.1.0/24"
+localities = ["here", "refuse"]
+fallback = []
+[[clusters.im.rules]]
+network = "10.0.2.0/24"
+localities = "here"
+strict = true
+fallback = ["there"]
+[[clusters.im.rules]]
+network = "10.0.3.0/24"
+localities = "here"
+fallback = ["here", "any", "there"]
+[[clusters.im.rules]]
+network = "10.0.4.0/24"
+localities = "any"
+order = "written"
+[[clusters.im.rules]]
+network = "10.0.5.0/24"
+localities = "here"
+fallback = ["there", "any"]
+steer = ["rtt"]
+[[clusters.im.rules]]
+network = "10.0.6.0/24"
+localities = "auto"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im.localities.there]
+endpoints = [{ address = "10.0.0.8:5222" }]
+[clusters.im.localities.auto]
+endpoints = [{ address = "10.0.0.9:5222" }]
+"#,
+        r#"
+t.toml:9:12: error: `fallback` means nothing with `localities = "refuse"`
+   help: leave it out
+t.toml:12:23: error: no locality of this cluster is named `refuse`
+   help: `refuse` stands alone, and not in a list
+t.toml:13:12: error: `fallback` is empty
+   help: "none": nothing follows; "any": all other localities do
+t.toml:17:10: error: `strict` and `fallback` contradict each other
+   help: `strict = true` is `fallback = "none"`; leave one of them out
+t.toml:22:21: error: no locality of this cluster is named `any`
+   help: `any` can stand alone in `fallback`, or at the end of its list
+t.toml:25:14: error: no locality of this cluster is named `any`
+   help: `any` can stand alone in `fallback`, or at the end of its list
+t.toml:26:9: error: `order` cannot be `written`
+   help: did you mean `as-written`?
+t.toml:31:9: warning: the localities of this rule have no effect: its `steer` does not name `rules`
+   help: steer = ["rules", ...]
+t.toml:34:14: error: `auto` has a meaning here, and is a locality's name
+   help: give the locality another name"#,
+    );
+}
+
+#[test]
+fn a_map_names_areas() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[geoip]
+databases = ["a.mmdb"]
+[clusters.im.map]
+default = "auto"
+EU = "here"
+"EU/DE" = ["here", "there"]
+"EU/DE/BY" = "there"
+JP = "there"
+"US/CA" = "here"
+"AS/SA" = "here"
+SA = "here"
+KP = "refuse"
+world = "here"
+eu = "here"
+UK = "here"
+"DE-BY" = "here"
+"EU/default" = "here"
+"EU/FR/default" = "here"
+"EU/US" = "here"
+"SA/01" = "here"
+"EU/FR/FR-75" = "here"
+"EU/FR/Paris" = "here"
+"EU/FR/75/Paris" = "here"
+"FR/" = "here"
+DE = "here"
+IT = "gone"
+ES = []
+AF.EG = "here"
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im.localities.there]
+endpoints = [{ address = "10.0.0.8:5222" }]
+"#,
+        r#"
+t.toml:18:1: error: `world` is not an area
+   help: `default`, a country of ISO 3166-1 such as `DE`, or a continent: `AF`, `AN`, `AS`, `EU`, `NA`, `OC`, `SA`
+t.toml:19:1: error: `eu` is not an area
+   help: write `EU`
+t.toml:20:1: error: `UK` is not an area
+   help: the United Kingdom is `GB`
+t.toml:21:1: error: `DE-BY` is not an area
+   help: write `DE/BY`
+t.toml:22:1: error: `EU/default` is not an area
+   help: write `EU`: an area is the default of what is in it
+t.toml:23:1: error: `EU/FR/default` is not an area
+   help: write `EU/FR`: an area is the default of what is in it
+t.toml:24:1: error: `EU/US` is not an area
+   help: `US` is in `NA`
+t.toml:25:1: error: `SA/01` is not an area
+   help: `SA` is a continent here, and `01` no country; the country is `AS/SA`
+t.toml:26:1: error: `EU/FR/FR-75` is not an area
+   help: write `75` for the subdivision: its country stands before it
+t.toml:27:1: error: `EU/FR/Paris` is not an area
+   help: `Paris` is not a subdivision: up to three capitals or digits, such as `DE/BY`
+t.toml:28:1: error: `EU/FR/75/Paris` is not an area
+   help: a path is `CONTINENT/COUNTRY/SUBDIVISION` at most; the continent can be left out
+t.toml:29:1: error: `FR/` is not an area
+   help: `` is not a subdivision: up to three capitals or digits, such as `DE/BY`
+t.toml:30:1: error: `DE` is the same area as `EU/DE` on line 11
+   help: a path may leave out the continent; keep one of them
+t.toml:31:6: error: no locality of this cluster is named `gone`
+   help: defined here: `here`, `there`
+t.toml:32:6: error: `ES` is empty: these clients would have nowhere to go
+   help: "refuse" refuses them; "auto" steers them as if nothing were said of them
+t.toml:33:1: error: `AF` must be a string or a list of strings, not a table
+   help: an area inside this one is one key with a path: "AF/...""#,
+    );
+}
+
+#[test]
+fn an_entry_of_the_map_that_a_rule_takes_decides_nothing() {
+    let config = |rule: &str| {
+        format!(
+            "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\
+             [geoip]\ndatabases = [\"a.mmdb\"]\n[[clusters.im.rules]]\n{rule}\nlocalities = \"here\"\n\
+             [clusters.im.map]\ndefault = \"here\"\n\"EU/DE\" = \"here\"\nUS = \"here\"\n\
+             [clusters.im.localities.here]\nendpoints = [{{ address = \"10.0.0.7:5222\" }}]\n"
+        )
+    };
+    check(
+        &config("continent = \"EU\""),
+        "
+t.toml:12:1: warning: `EU/DE` decides nothing here: the one on line 7 matches continent EU
+   help: the first rule that matches counts; put the narrower one first",
+    );
+    check(
+        &config(""),
+        "
+t.toml:12:1: warning: the map decides nothing: the one on line 7 is for everyone
+   help: rules come before the map; remove the rule",
+    );
+    check(&config("country = \"FR\""), "");
 }
 
 #[test]

@@ -302,8 +302,12 @@ fn reworded(message: &str, path: &Path) -> (String, Option<String>) {
         _ => match message.split_once(", expected ") {
             Some((got, expected)) if message.starts_with("invalid ") => {
                 let got = got.split_once(": ").map_or_else(|| got.trim_start_matches("invalid "), |(_, got)| got);
-                let help = match (shape(path.keys()), got) {
-                    (Shape::ListOfTables, "map") => Some(format!("write [[{}]]", path.dotted())),
+                let steps: Vec<&str> = path.keys().collect();
+                let help = match (shape(path.keys()), got, &steps[..]) {
+                    (Shape::ListOfTables, "map", _) => Some(format!("write [[{}]]", path.dotted())),
+                    (_, "map", ["clusters", _, "map", area]) => {
+                        Some(format!("an area inside this one is one key with a path: \"{area}/...\""))
+                    }
                     _ => None,
                 };
                 (format!("{} must be {}, not {}", path.subject(), wanted(expected), found(got)), help)

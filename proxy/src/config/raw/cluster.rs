@@ -49,6 +49,13 @@ pub struct RawCluster {
     pub panic_threshold: Placed<Percent>,
     /// Which clients belong where; the first that matches counts.
     pub rules: Vec<Placed<RawRule>>,
+    /// Where the clients of an area go whom no rule matches: `default`, `EU`, `DE` or `EU/DE`, `DE/BY` or `EU/DE/BY`; the
+    /// narrowest counts. `auto`: as if there were no map. `refuse`: nowhere.
+    pub map: BTreeMap<Placed<String>, OneOrMany>,
+    /// What the order of localities in the map means, as `order` of a rule.
+    pub map_order: OrderName,
+    /// What follows the localities of the map, as `fallback` of a rule.
+    pub map_fallback: OneOrMany,
     /// Where the endpoints stand, by name.
     pub localities: BTreeMap<Placed<String>, RawLocality>,
     /// HTTP version spoken to the endpoints.
@@ -233,24 +240,52 @@ pub enum RttFrom {
     Handshake,
 }
 
-/// Matches a client when any of `network`, `country` and `continent` does; without any of them, everyone.
+/// Matches a client when any of `network`, `asn`, `subdivision`, `country` and `continent` does; without any of them,
+/// everyone.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawRule {
     /// `203.0.113.0/24`, or a list.
     #[serde(default)]
     pub network: OneOrMany,
+    /// Number of an autonomous system: `64512`, or a list.
+    #[serde(default)]
+    pub asn: OneOrMany<i64>,
+    /// ISO 3166-2 in upper case: `DE-BY`, or a list.
+    #[serde(default)]
+    pub subdivision: OneOrMany,
     /// ISO 3166-1 alpha-2 in upper case: `DE`, or a list.
     #[serde(default)]
     pub country: OneOrMany,
     /// `AF`, `AN`, `AS`, `EU`, `NA`, `OC`, `SA`, or a list.
     #[serde(default)]
     pub continent: OneOrMany,
-    /// Where these clients go: a set, in no order.
+    /// Where these clients go. `auto`: as if no rule matched. `refuse`: nowhere.
     pub localities: OneOrMany,
-    /// Never anywhere else: clients are refused rather than sent away (data residency).
+    /// `steered`: the localities are a set that the other criteria order. `as-written`: the second is for what the first
+    /// cannot take.
+    pub order: Option<Placed<OrderName>>,
+    /// What follows the localities. `any`: all others. `none`: nothing, clients are refused. Or these, and then nothing; with
+    /// `any` at the end of the list, then all others.
     #[serde(default)]
-    pub strict: bool,
+    pub fallback: OneOrMany,
+    /// `true` is `fallback = "none"`: never anywhere else (data residency).
+    pub strict: Option<Placed<bool>>,
+    /// What decides between localities for these clients.
+    pub steer: Option<Placed<Vec<Placed<CriterionName>>>>,
+    /// How an endpoint is picked for their tunnels.
+    pub policy: Option<PolicyName>,
+    /// How an endpoint is picked for their requests.
+    pub request_policy: Option<PolicyName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderName {
+    /// A set, ordered by the other criteria.
+    Steered,
+    /// One after the other.
+    AsWritten,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 use policies::RttEstimate;
 
 use super::cluster::{
-    CriterionName, PolicyName, RawLimits, RawMaglev, RawPeakEwma, RawPrequal, RawRingHash, RawSlowStart, RawSpill,
-    RttFrom, SpillBy,
+    CriterionName, OrderName, PolicyName, RawLimits, RawMaglev, RawPeakEwma, RawPrequal, RawRingHash, RawSlowStart,
+    RawSpill, RttFrom, SpillBy,
 };
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
-    LogFormat, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp, RawLocality,
-    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
+    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp,
+    RawLocality, RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
 };
 use crate::config::units::{Distance, Percent, Period, Rate, Size};
 
@@ -98,6 +98,9 @@ impl Default for RawCluster {
             overprovisioning: 1.4.into(),
             panic_threshold: Percent(50).into(),
             rules: vec![],
+            map: Default::default(),
+            map_order: OrderName::Steered,
+            map_fallback: OneOrMany::default(),
             localities: Default::default(),
             http: HttpVersion::V1,
             tls: None,

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, SeqAccess, Unexpected, Visitor};
 
 /// A value with its place in the file, or a default, which has none.
 ///
@@ -93,31 +94,45 @@ impl<T: JsonSchema> JsonSchema for Placed<T> {
     }
 }
 
-/// `"EU"` or `["EU", "AS"]`.
-#[derive(Debug, Clone, Default)]
-pub struct OneOrMany {
-    values: Vec<Placed<String>>,
+/// `"EU"` or `["EU", "AS"]`; `64512` or `[64512, 64513]`.
+#[derive(Debug, Clone)]
+pub struct OneOrMany<T = String> {
+    values: Vec<Placed<T>>,
     span: Option<Range<usize>>,
 }
 
-impl OneOrMany {
+impl<T> OneOrMany<T> {
     pub fn span(&self) -> Option<Range<usize>> {
         self.span.clone()
     }
+
+    /// The value, if it was written without a list around it.
+    pub fn single(&self) -> Option<&Placed<T>> {
+        match &self.values[..] {
+            [only] if only.span == self.span => Some(only),
+            _ => None,
+        }
+    }
 }
 
-impl Deref for OneOrMany {
-    type Target = [Placed<String>];
+impl<T> Default for OneOrMany<T> {
+    fn default() -> OneOrMany<T> {
+        OneOrMany { values: vec![], span: None }
+    }
+}
 
-    fn deref(&self) -> &[Placed<String>] {
+impl<T> Deref for OneOrMany<T> {
+    type Target = [Placed<T>];
+
+    fn deref(&self) -> &[Placed<T>] {
         &self.values
     }
 }
 
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OneOrMany, D::Error> {
+impl<'de, T: Item<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OneOrMany<T>, D::Error> {
         // Only a `Spanned` around both forms gets a place for the single one.
-        let either = toml::Spanned::<Either>::deserialize(deserializer)?;
+        let either = toml::Spanned::<Either<T>>::deserialize(deserializer)?;
         let span = Some(either.span());
         let values = match either.into_inner() {
             Either::One(value) => vec![Placed { value, span: span.clone() }],
@@ -127,31 +142,68 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-enum Either {
-    One(String),
-    Many(Vec<Placed<String>>),
+enum Either<T> {
+    One(T),
+    Many(Vec<Placed<T>>),
 }
 
-impl<'de> Deserialize<'de> for Either {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Either, D::Error> {
-        deserializer.deserialize_any(EitherVisitor)
+/// What may stand alone or in a list.
+trait Item<'de>: Deserialize<'de> {
+    const EXPECTED: &'static str;
+
+    fn from_text<E: serde::de::Error>(text: &str) -> Result<Self, E>;
+
+    fn from_number<E: serde::de::Error>(number: i64) -> Result<Self, E>;
+}
+
+impl Item<'_> for String {
+    const EXPECTED: &'static str = "a string or a list of strings";
+
+    fn from_text<E: serde::de::Error>(text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn from_number<E: serde::de::Error>(number: i64) -> Result<String, E> {
+        Err(E::invalid_type(Unexpected::Signed(number), &Self::EXPECTED))
     }
 }
 
-struct EitherVisitor;
+impl Item<'_> for i64 {
+    const EXPECTED: &'static str = "a whole number or a list of whole numbers";
 
-impl<'de> Visitor<'de> for EitherVisitor {
-    type Value = Either;
+    fn from_text<E: serde::de::Error>(text: &str) -> Result<i64, E> {
+        Err(E::invalid_type(Unexpected::Str(text), &Self::EXPECTED))
+    }
+
+    fn from_number<E: serde::de::Error>(number: i64) -> Result<i64, E> {
+        Ok(number)
+    }
+}
+
+impl<'de, T: Item<'de>> Deserialize<'de> for Either<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Either<T>, D::Error> {
+        deserializer.deserialize_any(EitherVisitor(PhantomData))
+    }
+}
+
+struct EitherVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Item<'de>> Visitor<'de> for EitherVisitor<T> {
+    type Value = Either<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or a list of strings")
+        f.write_str(T::EXPECTED)
     }
 
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Either, E> {
-        Ok(Either::One(value.to_owned()))
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Either<T>, E> {
+        T::from_text(value).map(Either::One)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Either, A::Error> {
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Either<T>, E> {
+        T::from_number(value).map(Either::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Either<T>, A::Error> {
         let mut values = Vec::new();
         while let Some(value) = seq.next_element()? {
             values.push(value);
@@ -160,16 +212,17 @@ impl<'de> Visitor<'de> for EitherVisitor {
     }
 }
 
-impl JsonSchema for OneOrMany {
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "OneOrMany".into()
+        format!("OneOrMany{}", T::schema_name()).into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = T::json_schema(generator);
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
     }
 }
