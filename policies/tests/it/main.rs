@@ -7,8 +7,10 @@
 mod cluster;
 mod explain;
 mod invariants;
+mod latency;
 mod modifiers;
 mod picks;
+mod queues;
 mod rtt;
 mod shares;
 mod steering;
