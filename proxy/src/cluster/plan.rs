@@ -325,3 +325,26 @@ pub fn offline(config: &Config, ix: config::ClusterIx) -> ClusterPlan {
     let state = Arc::new(ClusterState::new(cluster.name.clone()));
     ClusterPlan::build(cluster, state, &config.edge, None, Tick(Duration::ZERO))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClusterIx, OpenFiles, load_text};
+
+    #[test]
+    fn endpoints_are_told_of_latencies_for_the_policy_of_a_rule() {
+        let learns_by = |policies: &str| {
+            let text = format!(
+                "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\
+                 [[clusters.im.rules]]\nnetwork = \"10.0.0.0/8\"\nlocalities = \"here\"\n{policies}\n\
+                 [clusters.im.localities.here]\nendpoints = [{{ address = \"10.0.0.7:5222\" }}]\n"
+            );
+            let config = load_text("t.toml", &text, OpenFiles::No).unwrap().config;
+            let plan = offline(&config, ClusterIx(0));
+            [Kind::Tunnel, Kind::Request].map(|kind| plan.learns_by(kind).map(Policy::as_str))
+        };
+        assert_eq!(learns_by(""), [None, None]);
+        assert_eq!(learns_by("request-policy = \"peak-ewma\""), [None, Some("peak-ewma")]);
+        assert_eq!(learns_by("policy = \"prequal\""), [Some("prequal"), None]);
+    }
+}
