@@ -15,6 +15,7 @@ mod port;
 mod process;
 mod workspace;
 
+pub mod agent;
 pub mod dns;
 pub mod echo_tcp;
 pub mod http;
@@ -28,6 +29,7 @@ pub mod wan;
 pub mod ws;
 pub mod ws_echo;
 
+pub use agent::Agent;
 pub use binary::binary;
 pub use dns::DnsServer;
 pub use echo_tcp::EchoTcp;

@@ -4,6 +4,7 @@
 //! [`EndpointState`] (health, RTT, counts) belongs to an address in a cluster by identity, and survives every reload
 //! and every DNS answer that keeps the address. That is why least-connections stays true after ten thousand reloads.
 
+pub mod agent;
 pub mod class;
 pub mod endpoint;
 pub mod members;

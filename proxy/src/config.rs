@@ -18,7 +18,7 @@ pub use self::diagnostic::Report;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -280,6 +280,9 @@ pub struct Cluster {
     /// Until the head of an answer, and between two reads of its body.
     pub response_timeout: Duration,
     pub health: Health,
+    pub agent_check: Option<AgentCheck>,
+    /// Tunnels of an endpoint that goes down are asked to leave it.
+    pub cut_on_down: bool,
     pub tcp: TcpOptions,
 }
 
@@ -387,6 +390,15 @@ pub struct Health {
     pub rise: u32,
     /// Failed probes in a row that take it down.
     pub fall: u32,
+    /// What endpoints are before their first probe when the process starts.
+    pub initial: Initial,
+}
+
+/// What an endpoint is before its first probe (HAProxy's `init-state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initial {
+    Up,
+    Down,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -394,12 +406,56 @@ pub enum Probe {
     /// No probing: endpoints are up unless something else says otherwise.
     Off,
     Tcp,
-    Http {
-        path: String,
-        host: Option<String>,
-        /// Accepted status codes, inclusive ranges.
-        expect: Vec<(u16, u16)>,
-    },
+    Http(HttpProbe),
+    Websocket(WebsocketProbe),
+    Grpc(GrpcProbe),
+    Im(ImProbe),
+}
+
+/// A `host` of `None` is the endpoint's address, here and below.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpProbe {
+    pub path: String,
+    pub host: Option<String>,
+    /// Accepted status codes, inclusive ranges.
+    pub expect: Vec<(u16, u16)>,
+    /// The header field that marks a good answer as a degraded endpoint's.
+    pub degraded_header: http::HeaderName,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebsocketProbe {
+    pub path: String,
+    pub host: Option<String>,
+    pub protocol: Option<http::HeaderValue>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcProbe {
+    /// Empty: the server as a whole.
+    pub service: String,
+    /// `None`: the name of the cluster's TLS, else the endpoint's address.
+    pub authority: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImProbe {
+    pub path: String,
+    pub host: Option<String>,
+    /// Read for each probe, so that a new token counts at once.
+    pub token_file: PathBuf,
+    pub device: String,
+}
+
+/// `agent-check`: HAProxy's line protocol to an agent beside each endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentCheck {
+    /// On the endpoint's own IP address.
+    pub port: NonZeroU16,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Sent first; may be empty.
+    pub send: String,
 }
 
 impl RuleOrigin {

@@ -132,7 +132,7 @@ async fn run(start: Start) -> std::io::Result<()> {
             }
             () = state.steering_changed.notified() => {
                 sleep(COALESCE).await;
-                reloader.resteer(&state);
+                reloader.resteer(&state).await;
             }
             _ = beat.tick() => on_beat(&state),
             _ = signals.terminate.recv() => break How::Gently,
@@ -156,7 +156,7 @@ async fn run(start: Start) -> std::io::Result<()> {
                     }
                     () = state.steering_changed.notified() => {
                         sleep(COALESCE).await;
-                        reloader.resteer(&state);
+                        reloader.resteer(&state).await;
                     }
                     _ = beat.tick() => on_beat(&state),
                 }

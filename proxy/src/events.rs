@@ -71,12 +71,40 @@ pub fn standing_changed(state: &State, endpoint: &EndpointState) {
     }
 }
 
+/// An endpoint says that it takes traffic but would rather not, or no longer says so.
+pub fn degraded_changed(state: &State, endpoint: &EndpointState) {
+    let degraded = endpoint.is_degraded();
+    state.metrics.degraded_changed(&endpoint.cluster, degraded);
+    info!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, degraded, "endpoint changed whether it is degraded");
+}
+
 /// Said once a minute at most: every probe of every endpoint meets the same.
-pub fn cannot_probe(state: &State, error: &std::io::Error) {
+pub fn cannot_probe(state: &State, error: &dyn std::fmt::Display) {
     state.metrics.alarm("cannot-probe");
     if state.says_again("cannot-probe") {
-        error!(%error, "endpoints cannot be probed: this process is out of descriptors, memory or ports");
+        error!(%error, "endpoints cannot be probed, and keep their standing: the fault is here");
     }
+}
+
+/// A word of an agent that is not known is said once a minute at most.
+pub fn agent_heard(state: &State, endpoint: &EndpointState, unclear: Option<&str>) {
+    state.metrics.agent_checked(&endpoint.cluster, if unclear.is_some() { "unclear" } else { "ok" });
+    if let Some(word) = unclear
+        && state.says_again("agent-unclear")
+    {
+        warn!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, word, "agent says a word that is not known");
+    }
+}
+
+pub fn agent_failed(state: &State, endpoint: &EndpointState, error: &dyn std::fmt::Display) {
+    state.metrics.agent_checked(&endpoint.cluster, "failed");
+    debug!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, %error, "agent does not answer");
+}
+
+pub fn agent_limits_changed(endpoint: &EndpointState) {
+    let (cluster, address) = (&*endpoint.cluster, endpoint.address);
+    let (weight_percent, max_connections) = (endpoint.agent_weight_percent(), endpoint.agent_max_connections());
+    info!(cluster, endpoint = %address, weight_percent, max_connections, "agent changed what its endpoint can take");
 }
 
 pub fn connect_failed(state: &State, cluster: &str, endpoint: SocketAddr, error: &dyn std::fmt::Display) {

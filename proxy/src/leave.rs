@@ -1,6 +1,7 @@
 //! How connections leave: asked one by one, at one pace, whoever wants them gone.
 //!
-//! A stop and a reload that removes a listener or endpoint give an [`Order`]. The pacer finds the connections that it
+//! A stop, a reload that removes a listener or endpoint, and an endpoint that drains or (with `cut-on-down`) is down give
+//! an [`Order`]. The pacer finds the connections that it
 //! means and puts a `leave` into their command slots, `drain.rate` a second, so that clients come back as a stream and
 //! not as a storm. An order lasts until nobody it means is left: who slipped in meanwhile is asked too.
 
@@ -9,9 +10,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use policies::Standing;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::cluster::votes::Votes;
 use crate::config::Name;
 use crate::events;
 use crate::listener::ListenerSlot;
@@ -44,14 +47,17 @@ impl Who {
         }
     }
 
-    /// A later reload brought it back: nobody has to leave any more.
-    fn is_back(&self, snapshot: &Snapshot) -> bool {
+    /// What was to be emptied is in use again: nobody has to leave any more for this reason. A reload named it again, or
+    /// the endpoint no longer drains or is no longer down.
+    fn is_back(&self, reason: LeaveReason, snapshot: &Snapshot) -> bool {
         match self {
             Who::Everybody => false,
             Who::Listener(slot, _) => snapshot.listener(*slot).is_some(),
-            Who::Endpoint(cluster, address) => snapshot.clusters.iter().any(|plan| {
-                plan.config.name == *cluster && plan.members.iter().any(|member| member.address == *address)
-            }),
+            Who::Endpoint(cluster, address) => {
+                let plan = snapshot.clusters.iter().find(|plan| plan.config.name == *cluster);
+                let members = plan.map_or(&[][..], |plan| &plan.members);
+                members.iter().any(|member| member.address == *address && member.leaving() != Some(reason))
+            }
         }
     }
 
@@ -70,6 +76,17 @@ pub struct Order {
     pub who: Who,
     pub reason: LeaveReason,
     pub asked_by: Option<Instant>,
+}
+
+/// Why the tunnels of an endpoint with these votes should leave it, if they should. A removed endpoint has its order
+/// already; one in maintenance keeps its tunnels until somebody drains it.
+pub fn reason_to_leave(votes: &Votes, cut_on_down: bool) -> Option<LeaveReason> {
+    match votes.standing() {
+        _ if votes.is_removed() => None,
+        Standing::Draining => Some(LeaveReason::EndpointDraining),
+        _ if cut_on_down && votes.has(Standing::Down) => Some(LeaveReason::EndpointDown),
+        _ => None,
+    }
 }
 
 /// Takes orders until its channel closes.
@@ -116,7 +133,7 @@ impl Pacer {
 
     fn step(&mut self) {
         let snapshot = self.state.snapshot.load_full();
-        self.active.retain(|active| !active.order.who.is_back(&snapshot));
+        self.active.retain(|active| !active.order.who.is_back(active.order.reason, &snapshot));
         self.budget += self.rate() * TICK.as_secs_f64();
         while self.budget >= 1.0 {
             let Some(active) = self.active.first_mut() else { break };
@@ -174,4 +191,30 @@ fn unasked(registry: &Registry, who: &Who) -> VecDeque<Weak<Entry>> {
         }
     });
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::votes::Source;
+    use policies::Tick;
+
+    #[test]
+    fn who_drains_or_is_down_loses_its_tunnels_and_nobody_else() {
+        let now = Tick::default();
+        let check = |cast: &[(Source, Standing)], kept, cut| {
+            let mut votes = Votes::new(now);
+            cast.iter().for_each(|(source, standing)| votes.cast(*source, *standing, "because", now));
+            assert_eq!((reason_to_leave(&votes, false), reason_to_leave(&votes, true)), (kept, cut), "{cast:?}");
+        };
+        let (draining, down) = (Some(LeaveReason::EndpointDraining), Some(LeaveReason::EndpointDown));
+        check(&[], None, None);
+        check(&[(Source::Outlier, Standing::Suspect)], None, None);
+        check(&[(Source::Probes, Standing::Down)], None, down);
+        check(&[(Source::Agent, Standing::Draining)], draining, draining);
+        check(&[(Source::Operator, Standing::Maintenance)], None, None);
+        check(&[(Source::Operator, Standing::Maintenance), (Source::Probes, Standing::Down)], None, down);
+        check(&[(Source::Operator, Standing::Draining), (Source::Probes, Standing::Down)], draining, draining);
+        check(&[(Source::Membership, Standing::Draining)], None, None);
+    }
 }

@@ -29,7 +29,9 @@ pub struct Metrics {
     pick_failures_total: IntCounterVec,
     connect_failures_total: IntCounterVec,
     standing_changes_total: IntCounterVec,
+    degraded_changes_total: IntCounterVec,
     probes_total: IntCounterVec,
+    agent_checks_total: IntCounterVec,
     lookups_total: IntCounterVec,
     reloads_total: IntCounterVec,
     generation: IntGauge,
@@ -111,7 +113,17 @@ impl Metrics {
                 "Changes of an endpoint's standing, by the new one.",
                 &["cluster", "standing"],
             )?,
+            degraded_changes_total: counters(
+                "warbler_endpoint_degraded_changes_total",
+                "How often an endpoint began or ceased to call itself degraded.",
+                &["cluster", "degraded"],
+            )?,
             probes_total: counters("warbler_probes_total", "Health probes by result.", &["cluster", "result"])?,
+            agent_checks_total: counters(
+                "warbler_agent_checks_total",
+                "Questions to agents by result: ok, unclear (a word of the answer is not known), failed.",
+                &["cluster", "result"],
+            )?,
             lookups_total: counters(
                 "warbler_dns_lookups_total",
                 "Look-ups of endpoint names: failed, or with new addresses.",
@@ -195,6 +207,14 @@ impl Metrics {
 
     pub fn probed(&self, cluster: &str, ok: bool) {
         self.probes_total.with_label_values(&[cluster, if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    pub(crate) fn degraded_changed(&self, cluster: &str, degraded: bool) {
+        self.degraded_changes_total.with_label_values(&[cluster, if degraded { "yes" } else { "no" }]).inc();
+    }
+
+    pub(crate) fn agent_checked(&self, cluster: &str, result: &'static str) {
+        self.agent_checks_total.with_label_values(&[cluster, result]).inc();
     }
 
     pub(crate) fn lookup(&self, cluster: &str, ok: bool) {

@@ -36,15 +36,30 @@ pub enum LeaveReason {
     EndpointRemoved = 3,
     /// No byte either way for the idle time.
     Idle = 4,
+    /// The endpoint drains: its agent or an operator wants it empty.
+    EndpointDraining = 5,
+    /// The endpoint is down, and its cluster cuts then.
+    EndpointDown = 6,
 }
 
 impl LeaveReason {
+    const ALL: [LeaveReason; 6] = [
+        LeaveReason::Stop,
+        LeaveReason::ListenerRemoved,
+        LeaveReason::EndpointRemoved,
+        LeaveReason::Idle,
+        LeaveReason::EndpointDraining,
+        LeaveReason::EndpointDown,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             LeaveReason::Stop => "stop",
             LeaveReason::ListenerRemoved => "listener-removed",
             LeaveReason::EndpointRemoved => "endpoint-removed",
             LeaveReason::Idle => "idle",
+            LeaveReason::EndpointDraining => "endpoint-draining",
+            LeaveReason::EndpointDown => "endpoint-down",
         }
     }
 
@@ -52,15 +67,16 @@ impl LeaveReason {
     /// end goes away.
     pub fn close_code(self) -> u16 {
         match self {
-            LeaveReason::Stop | LeaveReason::EndpointRemoved => 1012,
+            LeaveReason::Stop
+            | LeaveReason::EndpointRemoved
+            | LeaveReason::EndpointDraining
+            | LeaveReason::EndpointDown => 1012,
             LeaveReason::ListenerRemoved | LeaveReason::Idle => 1001,
         }
     }
 
     fn from_code(code: u8) -> Option<LeaveReason> {
-        [LeaveReason::Stop, LeaveReason::ListenerRemoved, LeaveReason::EndpointRemoved, LeaveReason::Idle]
-            .into_iter()
-            .find(|reason| *reason as u8 == code)
+        LeaveReason::ALL.into_iter().find(|reason| *reason as u8 == code)
     }
 }
 
@@ -117,9 +133,11 @@ impl Entry {
         // A connection becomes a tunnel once; a second call would be a bug of ours and changes nothing.
         self.endpoint.set(endpoint).ok();
         self.idle_limit_ms.store(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX), Relaxed);
-        // Picked before a reload took the endpoint away, connected after its tunnels were asked to leave.
-        if self.endpoint().is_some_and(|endpoint| endpoint.is_removed()) {
-            self.tell(Command::Leave(LeaveReason::EndpointRemoved));
+        // Picked before the endpoint was taken away or drained, connected after its tunnels were asked to leave. One that
+        // is down may have been picked in panic, after that: its tunnel stays.
+        match self.endpoint().and_then(|endpoint| endpoint.leaving()) {
+            Some(LeaveReason::EndpointDown) | None => {}
+            Some(reason) => self.tell(Command::Leave(reason)),
         }
     }
 

@@ -19,12 +19,13 @@ use tokio::sync::mpsc;
 use self::compile::{Slots, compile};
 use self::files::{FileState, GeoFiles};
 use self::resolve::{Refused, Resolved, resolve};
+use crate::cluster::agent::Agents;
 use crate::cluster::probe::Probes;
 use crate::cluster::resolve::Lookups;
 use crate::cluster::{ClusterPlan, ClusterState};
 use crate::config::{self, Config, Name};
 use crate::events;
-use crate::leave::{Order, Who};
+use crate::leave::{self, Order, Who};
 use crate::registry::LeaveReason;
 use crate::snapshot::Snapshot;
 use crate::sockets::{Prepared, Sockets};
@@ -41,6 +42,7 @@ pub struct Reloader {
     /// The files of the running configuration.
     published: FileState,
     probes: Probes,
+    agents: Agents,
     lookups: Lookups,
     sockets: Sockets,
     orders: mpsc::Sender<Order>,
@@ -93,6 +95,7 @@ impl First {
             seen: self.files.clone(),
             published: self.files,
             probes: Probes::default(),
+            agents: Agents::default(),
             lookups: Lookups::default(),
             sockets: self.sockets,
             orders,
@@ -108,8 +111,7 @@ impl Reloader {
         let slots = &self.slots;
         self.sockets.adopt(prepared, &snapshot.config, |name| slots.of(name)).await;
         state.listens_on(self.sockets.addresses());
-        self.lookups.fit(state, &snapshot);
-        self.probes.fit(state, &snapshot);
+        self.fit(state, &snapshot);
         state.metrics.started(snapshot.generation);
     }
 
@@ -235,6 +237,7 @@ impl Reloader {
         state.listens_on(self.sockets.addresses());
         self.fit(state, &snapshot);
         self.retire(state, running, &snapshot).await;
+        self.empty_endpoints(&snapshot).await;
         events::reload_succeeded(state, generation, trigger, &changes, started.elapsed());
         events::reload_needs_start(&at_next_start);
         state.reload_ended(ReloadResult {
@@ -248,7 +251,7 @@ impl Reloader {
     }
 
     /// Health, RTT or addresses changed: the same configuration, compiled anew where it steers differently.
-    pub fn resteer(&mut self, state: &Arc<State>) {
+    pub async fn resteer(&mut self, state: &Arc<State>) {
         let running = state.snapshot.load_full();
         let now = state.clock.now();
         let mut changed = false;
@@ -279,12 +282,39 @@ impl Reloader {
             state.snapshot.store(snapshot.clone());
             self.fit(state, &snapshot);
         }
-        forget_unused(state, &state.snapshot.load_full());
+        let snapshot = state.snapshot.load_full();
+        self.empty_endpoints(&snapshot).await;
+        forget_unused(state, &snapshot);
     }
 
     fn fit(&mut self, state: &Arc<State>, snapshot: &Snapshot) {
         self.lookups.fit(state, snapshot);
         self.probes.fit(state, snapshot);
+        self.agents.fit(state, snapshot);
+    }
+
+    /// Asks the tunnels of endpoints that drain to leave, and those of endpoints that are down where `cut-on-down` says
+    /// so. Those that need not leave any more are asked no further: see [`Who::is_back`].
+    async fn empty_endpoints(&self, snapshot: &Snapshot) {
+        for plan in &snapshot.clusters {
+            // In panic everybody looks down, and a client that leaves comes back to the same endpoints.
+            let cuts = plan.config.cut_on_down && !plan.is_in_panic();
+            for member in &plan.members {
+                let Some(reason) = leave::reason_to_leave(&member.votes(), cuts) else {
+                    member.tunnels_leave(None);
+                    continue;
+                };
+                if member.tunnels_leave(Some(reason)) {
+                    let who = Who::Endpoint(plan.config.name.clone(), member.address);
+                    self.order(Order { who, reason, asked_by: None }).await;
+                }
+            }
+        }
+    }
+
+    async fn order(&self, order: Order) {
+        // The pacer ends with the process only.
+        self.orders.send(order).await.unwrap_or(());
     }
 
     /// Asks the connections of removed listeners and endpoints to leave.
@@ -313,8 +343,7 @@ impl Reloader {
             }
         }
         for order in orders {
-            // The pacer ends with the process only.
-            self.orders.send(order).await.unwrap_or(());
+            self.order(order).await;
         }
         forget_unused(state, after);
     }

@@ -152,6 +152,8 @@ fn names(key: &CertifiedKey) -> Vec<String> {
 #[derive(Clone)]
 pub struct UpstreamTls {
     connector: TlsConnector,
+    /// The same, offering HTTP/2.
+    h2: TlsConnector,
     name: ServerName<'static>,
     /// Tells settings apart by what they hold, not by the path of a file that was written again.
     pub fingerprint: u64,
@@ -174,15 +176,38 @@ impl UpstreamTls {
         };
         // Tunnels and probes speak HTTP/1.1 or no HTTP at all; requests over HTTP/2 go through pingora's own connector.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut h2 = config.clone();
+        h2.alpn_protocols = vec![b"h2".to_vec()];
         let authorities = tls.ca.as_deref().map(for_pingora).transpose()?;
         let fingerprint = fingerprint(tls)?;
-        Ok(UpstreamTls { connector: TlsConnector::from(Arc::new(config)), name, fingerprint, authorities })
+        let [connector, h2] = [config, h2].map(|config| TlsConnector::from(Arc::new(config)));
+        Ok(UpstreamTls { connector, h2, name, fingerprint, authorities })
     }
 
     /// # Errors
     /// When the handshake fails; the certificate is part of it.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<Io> {
-        let tls = self.connector.connect(self.name.clone(), tcp).await?;
+        self.handshake(&self.connector, tcp).await
+    }
+
+    /// As [`UpstreamTls::connect`], for HTTP/2: what gRPC probes speak.
+    ///
+    /// # Errors
+    /// When the handshake fails; the certificate is part of it.
+    pub async fn connect_h2(&self, tcp: TcpStream) -> io::Result<Io> {
+        self.handshake(&self.h2, tcp).await
+    }
+
+    /// The name that is verified, as an HTTP authority; none for an address.
+    pub fn authority(&self) -> Option<String> {
+        match &self.name {
+            ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
+            _ => None,
+        }
+    }
+
+    async fn handshake(&self, connector: &TlsConnector, tcp: TcpStream) -> io::Result<Io> {
+        let tls = connector.connect(self.name.clone(), tcp).await?;
         Ok(Io::Tls(Box::new(tokio_rustls::TlsStream::Client(tls))))
     }
 }

@@ -1,11 +1,12 @@
 //! `/api/v1/status`: the whole picture as JSON.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State as Shared;
-use policies::{RttEstimate, Tick};
+use policies::{RttEstimate, Tick, Weight};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -78,7 +79,8 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
             "rtt_confidence": rtt.and_then(|known| known.confidence),
             "rtt_band": locality.rtt_band,
             "endpoints": here.map(|(configured, member)| {
-                endpoint(state, settings, member, &configured.name, Some(configured.weight.get()))
+                let limits = (configured.weight, configured.max_connections);
+                endpoint(state, settings, member, &configured.name, Some(limits))
             }).collect::<Vec<_>>(),
         })
     });
@@ -99,7 +101,13 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
     })
 }
 
-fn endpoint(state: &State, settings: &RttSettings, member: &EndpointState, name: &str, weight: Option<u16>) -> Value {
+fn endpoint(
+    state: &State,
+    settings: &RttSettings,
+    member: &EndpointState,
+    name: &str,
+    limits: Option<(Weight, Option<NonZeroU32>)>,
+) -> Value {
     let now = state.clock.now();
     let rtts = member.rtts();
     let steers = |estimate: &RttEstimate| estimate.figure(now, settings.max_age).map(|figure| millis(figure.rtt));
@@ -108,12 +116,18 @@ fn endpoint(state: &State, settings: &RttSettings, member: &EndpointState, name:
     json!({
         "name": name,
         "address": member.address,
-        "weight": weight,
+        "weight": limits.map(|(weight, _)| weight.get()),
+        "max_connections": limits.and_then(|(_, most)| most),
         "standing": vote.standing.as_str(),
         "reason": &*vote.reason,
         "source": source.as_str(),
         "since_seconds": now.since(vote.since).as_secs(),
         "votes": votes.all().map(|(source, vote)| self::vote(source, vote, now)).collect::<Vec<_>>(),
+        "degraded": member.is_degraded(),
+        "agent": {
+            "weight_percent": member.agent_weight_percent(),
+            "max_connections": member.agent_max_connections(),
+        },
         "connections": member.load.leases(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),

@@ -1,14 +1,18 @@
 //! One address of a cluster, and what this process knows about it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policies::{Load, Rtt, RttEstimate, Standing, Tick};
 
-use super::votes::Votes;
+use super::agent::Said;
+use super::agent::line::Line;
+use super::votes::{Source, Votes};
 use crate::config::{Address, Name, RttFrom, RttSettings};
+use crate::registry::LeaveReason;
 
 /// The identity of an endpoint: it outlives snapshots, and is shared by everything that counts or judges it.
 pub struct EndpointState {
@@ -21,6 +25,8 @@ pub struct EndpointState {
     pub connect_failures: AtomicU64,
     /// When a tunnel's socket may be asked for its round trip again, in milliseconds of the clock.
     ask_again: AtomicU64,
+    /// By the last good probe, the endpoint takes traffic and would rather not.
+    degraded: AtomicBool,
     known: Mutex<Known>,
 }
 
@@ -30,12 +36,35 @@ struct Known {
     votes: Votes,
     /// When it last came up, for its slow start. `None`: it was there when the process started.
     up_since: Option<Tick>,
+    agent: Said,
+    /// Why its tunnels are asked to leave, if they are.
+    leaving: Option<LeaveReason>,
     rtt: Rtts,
 }
 
 /// At most so often is a socket of a live tunnel asked for its round trip, for each endpoint: enough for twenty answers
 /// in a round of the usual window, and nothing beside ten connections a second.
 const BETWEEN_TUNNELS: Duration = Duration::from_millis(100);
+
+impl Known {
+    /// Its votes have been changed, and it was this before; whether it is something else now.
+    fn was(&mut self, before: Standing) -> bool {
+        let after = self.votes.standing();
+        if after == Standing::Up && before > Standing::Suspect {
+            // The vote that was taken back is the youngest.
+            self.up_since = self.votes.all().map(|(_, vote)| vote.since).max();
+        }
+        after != before
+    }
+}
+
+/// What an agent's word has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentChanges {
+    pub standing: bool,
+    /// Weight or connection limit.
+    pub limits: bool,
+}
 
 /// The two RTT figures (both from this edge).
 #[derive(Clone, Default)]
@@ -65,7 +94,15 @@ impl EndpointState {
             picks: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             ask_again: AtomicU64::new(0),
-            known: Mutex::new(Known { origin, votes: Votes::new(now), up_since: None, rtt: Rtts::default() }),
+            degraded: AtomicBool::new(false),
+            known: Mutex::new(Known {
+                origin,
+                votes: Votes::new(now),
+                up_since: None,
+                agent: Said::default(),
+                leaving: None,
+                rtt: Rtts::default(),
+            }),
         }
     }
 
@@ -92,12 +129,7 @@ impl EndpointState {
         let mut known = self.known();
         let before = known.votes.standing();
         change(&mut known.votes);
-        let after = known.votes.standing();
-        if after == Standing::Up && before > Standing::Suspect {
-            // The vote that was taken back is the youngest.
-            known.up_since = known.votes.all().map(|(_, vote)| vote.since).max();
-        }
-        after != before
+        known.was(before)
     }
 
     /// When it last came up, for its slow start. A doubt that passed is no coming up: its connections were there all along.
@@ -108,6 +140,60 @@ impl EndpointState {
     /// It was found while the process runs, so it starts slowly.
     pub fn comes_up(&self, now: Tick) {
         self.known().up_since = Some(now);
+    }
+
+    /// The agent has said something; it counts until it says otherwise.
+    pub fn agent_said(&self, line: &Line, now: Tick) -> AgentChanges {
+        self.agent_is(now, |agent| agent.hear(line))
+    }
+
+    /// There is no agent any more: what it said no longer counts. True when the standing changed by it.
+    pub fn agent_withdrawn(&self, now: Tick) -> bool {
+        self.agent_is(now, |agent| *agent = Said::default()).standing
+    }
+
+    fn agent_is(&self, now: Tick, change: impl FnOnce(&mut Said)) -> AgentChanges {
+        let mut known = self.known();
+        let Known { agent, votes, .. } = &mut *known;
+        let (standing, limits) = (votes.standing(), (agent.weight_percent, agent.max_connections));
+        change(agent);
+        match agent.vote() {
+            (Standing::Up, _) => votes.withdraw(Source::Agent, now),
+            (standing, reason) => votes.cast(Source::Agent, standing, reason, now),
+        }
+        AgentChanges { limits: (agent.weight_percent, agent.max_connections) != limits, standing: known.was(standing) }
+    }
+
+    /// The share of its configured weight that the agent asks for, in percent.
+    pub fn agent_weight_percent(&self) -> Option<u16> {
+        self.known().agent.weight_percent
+    }
+
+    /// The agent's limit, in place of the configured one.
+    pub fn agent_max_connections(&self) -> Option<NonZeroU32> {
+        self.known().agent.max_connections
+    }
+
+    /// Whether the endpoint calls itself degraded: it takes traffic, and would rather have others take it.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
+    }
+
+    /// True when that is news.
+    pub fn is_now_degraded(&self, degraded: bool) -> bool {
+        self.degraded.swap(degraded, Relaxed) != degraded
+    }
+
+    /// Why its tunnels are asked to leave, if they are.
+    pub fn leaving(&self) -> Option<LeaveReason> {
+        let known = self.known();
+        if known.votes.is_removed() { Some(LeaveReason::EndpointRemoved) } else { known.leaving }
+    }
+
+    /// Its tunnels are to leave for this reason, or may stay. True when there is a reason that is news.
+    pub fn tunnels_leave(&self, reason: Option<LeaveReason>) -> bool {
+        let before = std::mem::replace(&mut self.known().leaving, reason);
+        reason.is_some() && before != reason
     }
 
     pub fn origin(&self) -> Address {

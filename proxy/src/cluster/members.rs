@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Tick, Used};
+use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Standing, Tick, Used};
 
 use super::EndpointState;
-use crate::config::{Address, Cluster, Name};
+use crate::config::{Address, Cluster, Health, Initial, Name, Probe};
 
 /// What outlives a snapshot of one cluster. Kept by name.
 pub struct ClusterState {
@@ -21,9 +21,40 @@ pub struct ClusterState {
 struct Inner {
     endpoints: BTreeMap<SocketAddr, Arc<EndpointState>>,
     /// The last good answer for each name.
-    resolved: HashMap<Arc<str>, Vec<IpAddr>>,
+    resolved: HashMap<Arc<str>, Answer>,
     bands: Option<Bands>,
     localities: HashMap<Name, LocalityState>,
+    /// Endpoints that are new from now on were added to an edge that runs.
+    started: bool,
+}
+
+struct Answer {
+    addresses: Vec<IpAddr>,
+    /// There was none before it.
+    first: bool,
+}
+
+impl Inner {
+    /// Whether a new endpoint of this origin comes to an edge that runs. The first answer to a name belongs to the start,
+    /// however late it is.
+    fn is_added(&self, origin: &Address) -> bool {
+        let again = match origin {
+            Address::Socket(_) => false,
+            Address::Name { host, .. } => self.resolved.get(host).is_some_and(|answer| !answer.first),
+        };
+        self.started || again
+    }
+}
+
+/// What a new endpoint is until its first probe. At the start there is nothing better than what the configuration trusts;
+/// to a running edge, where others have proven themselves, it has to prove itself as well.
+fn before_first_probe(added: bool, health: &Health) -> Standing {
+    match health {
+        Health { probe: Probe::Off, .. } => Standing::Up,
+        _ if added => Standing::Suspect,
+        Health { initial: Initial::Up, .. } => Standing::Up,
+        Health { initial: Initial::Down, .. } => Standing::Down,
+    }
 }
 
 /// What belongs to a locality by its name.
@@ -75,8 +106,15 @@ impl ClusterState {
                 resolved: HashMap::new(),
                 bands: None,
                 localities: HashMap::new(),
+                started: false,
             }),
         }
+    }
+
+    /// The first configuration of the process is over: an endpoint that is added from now on gets no traffic before its
+    /// first good probe.
+    pub fn has_started(&self) {
+        self.inner().started = true;
     }
 
     /// The addresses that a configured endpoint stands for now; none for a name without an answer yet.
@@ -85,20 +123,27 @@ impl ClusterState {
             Address::Socket(address) => vec![*address],
             Address::Name { host, port } => {
                 let inner = self.inner();
-                inner.resolved.get(host).into_iter().flatten().map(|ip| SocketAddr::new(*ip, *port)).collect()
+                let answer = inner.resolved.get(host).into_iter().flat_map(|answer| &answer.addresses);
+                answer.map(|ip| SocketAddr::new(*ip, *port)).collect()
             }
         }
     }
 
     /// The identity behind an address, made when it is new.
-    pub fn endpoint(&self, address: SocketAddr, origin: &Address, now: Tick) -> Arc<EndpointState> {
+    pub fn endpoint(&self, address: SocketAddr, origin: &Address, health: &Health, now: Tick) -> Arc<EndpointState> {
         let mut inner = self.inner();
-        let endpoint = inner
-            .endpoints
-            .entry(address)
-            .or_insert_with(|| Arc::new(EndpointState::new(self.name.clone(), address, origin.clone(), now)));
-        endpoint.comes_from(origin);
-        endpoint.clone()
+        if let Some(endpoint) = inner.endpoints.get(&address) {
+            endpoint.comes_from(origin);
+            return endpoint.clone();
+        }
+        let endpoint = Arc::new(EndpointState::new(self.name.clone(), address, origin.clone(), now));
+        let added = inner.is_added(origin);
+        endpoint.vote(|votes| votes.unproven(before_first_probe(added, health), now));
+        if added {
+            endpoint.comes_up(now);
+        }
+        inner.endpoints.insert(address, endpoint.clone());
+        endpoint
     }
 
     /// Every endpoint that is known, configured or leaving.
@@ -110,12 +155,16 @@ impl ClusterState {
     pub fn resolved(&self, host: &Arc<str>, mut answer: Vec<IpAddr>) -> bool {
         answer.sort_unstable();
         answer.dedup();
-        self.inner().resolved.insert(host.clone(), answer.clone()).is_none_or(|old| old != answer)
+        let mut inner = self.inner();
+        let before = inner.resolved.get(host);
+        let (news, first) = (before.is_none_or(|before| before.addresses != answer), before.is_none());
+        inner.resolved.insert(host.clone(), Answer { addresses: answer, first });
+        news
     }
 
     /// How many addresses the last good answer for a name had.
     pub fn known_addresses(&self, host: &Arc<str>) -> usize {
-        self.inner().resolved.get(host).map_or(0, Vec::len)
+        self.inner().resolved.get(host).map_or(0, |answer| answer.addresses.len())
     }
 
     pub fn unresolved_names(&self, config: &Cluster) -> Vec<Arc<str>> {
@@ -210,4 +259,50 @@ pub(crate) fn endpoint_names(config: &Cluster) -> impl Iterator<Item = Arc<str>>
         Address::Name { host, .. } => Some(host.clone()),
         Address::Socket(_) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{OpenFiles, load_text};
+
+    fn health(keys: &str) -> Health {
+        let text = format!(
+            "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n[clusters.c]\n{keys}\n\
+             [clusters.c.localities.here]\nendpoints = [{{ address = \"127.0.0.1:1\" }}]\n"
+        );
+        load_text("t.toml", &text, OpenFiles::No).unwrap().config.clusters[0].health.clone()
+    }
+
+    /// What endpoint `10.0.0.last` of the name is when it comes.
+    fn standing(cluster: &ClusterState, last: u8, health: &Health) -> Standing {
+        let name = Address::Name { host: "im.test".into(), port: 5222 };
+        cluster.endpoint(SocketAddr::from(([10, 0, 0, last], 5222)), &name, health, Tick::default()).standing()
+    }
+
+    #[test]
+    fn the_first_answer_to_a_name_is_trusted_and_what_a_later_one_adds_has_to_prove_itself() {
+        let (cluster, health) = (ClusterState::new("c".into()), health(""));
+        let answer = |last: &[u8]| last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect::<Vec<_>>();
+        assert!(cluster.resolved(&"im.test".into(), answer(&[1, 2])));
+        assert_eq!([1, 2].map(|last| standing(&cluster, last, &health)), [Standing::Up; 2]);
+        assert!(cluster.resolved(&"im.test".into(), answer(&[1, 2, 3])));
+        assert_eq!(
+            [1, 2, 3].map(|last| standing(&cluster, last, &health)),
+            [Standing::Up, Standing::Up, Standing::Suspect]
+        );
+    }
+
+    #[test]
+    fn what_a_reload_adds_has_to_prove_itself_unless_nobody_probes() {
+        let cluster = ClusterState::new("c".into());
+        let down = health("health.tcp.initial = \"down\"");
+        assert_eq!(standing(&cluster, 1, &health("")), Standing::Up);
+        assert_eq!(standing(&cluster, 2, &down), Standing::Down);
+        cluster.has_started();
+        assert_eq!(standing(&cluster, 1, &health("")), Standing::Up, "it was there before");
+        assert_eq!(standing(&cluster, 3, &health("")), Standing::Suspect);
+        assert_eq!(standing(&cluster, 4, &down), Standing::Suspect);
+        assert_eq!(standing(&cluster, 5, &health("health.off = true")), Standing::Up);
+    }
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
     ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
-    Policy, Ramp, RuleIndex, Share, Steering, Tick, Tried, Used, compile,
+    Policy, Ramp, RuleIndex, Share, Steering, Tick, Tried, Used, Weight, compile,
 };
 
 use super::class::{Cell, Client};
@@ -104,6 +104,18 @@ impl ClusterPlan {
             Some(Used { connections, capacity })
         };
         self.config.localities.iter().zip(0u16..).map(used).collect()
+    }
+
+    /// Whether so few endpoints are up that health is no longer believed: the panic threshold over the whole cluster,
+    /// without endpoints that somebody wants out.
+    pub fn is_in_panic(&self) -> bool {
+        let standings = self.view.endpoints.iter().map(|endpoint| endpoint.standing);
+        let (mut all, mut up) = (0, 0);
+        for standing in standings.filter(|standing| standing.takes_in_panic()) {
+            all += 1;
+            up += u64::from(standing.takes_new());
+        }
+        up * 100 < all * u64::from(self.config.panic_threshold_percent)
     }
 
     /// The round trips by `LocalityIx`, as they are now; the plan itself goes by bands.
@@ -241,17 +253,17 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
                 if members.iter().any(|member| member.address == address) {
                     continue;
                 }
-                let member = state.endpoint(address, &configured.address, now);
+                let member = state.endpoint(address, &configured.address, &config.health, now);
                 member.vote(|votes| votes.configured(now));
                 member.measure_over(config.rtt.window);
                 endpoints.push(Endpoint {
                     name: label(configured, address),
                     locality: policies::LocalityIx(ix),
-                    weight: configured.weight,
-                    max_connections: configured.max_connections,
+                    weight: weight(configured, &member),
+                    max_connections: member.agent_max_connections().or(configured.max_connections),
                     accept_rate: configured.accept_rate,
                     ramp: config.slow_start.ramp(member.up_since(), now),
-                    degraded: false,
+                    degraded: member.is_degraded(),
                     standing: member.standing(),
                     load: member.load.clone(),
                 });
@@ -260,6 +272,13 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
         }
     }
     (members, endpoints)
+}
+
+/// As configured, or the share of it that the agent asks for. Never nothing: at 0 % the agent's vote drains.
+fn weight(configured: &config::Endpoint, member: &EndpointState) -> Weight {
+    let Some(percent) = member.agent_weight_percent() else { return configured.weight };
+    let scaled = u32::from(configured.weight.get()) * u32::from(percent) / 100;
+    Weight::new(u16::try_from(scaled).unwrap_or(u16::MAX)).unwrap_or_default()
 }
 
 fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {
@@ -294,7 +313,8 @@ fn rtts(
 
 /// Whether picks go to these two alike, what their counts do left aside.
 fn picks_alike(one: &Endpoint, other: &Endpoint) -> bool {
-    one.standing == other.standing && one.ramp == other.ramp && one.degraded == other.degraded
+    let weighed = |it: &Endpoint| (it.standing, it.degraded, it.weight, it.max_connections);
+    weighed(one) == weighed(other) && one.ramp == other.ramp
 }
 
 fn steers_alike(one: &Locality, other: &Locality) -> bool {
@@ -321,9 +341,11 @@ fn localities(
 
 /// The configuration's view of a cluster for one client, without a running edge: what `warbler explain` shows.
 pub fn offline(config: &Config, ix: config::ClusterIx) -> ClusterPlan {
-    let cluster = config.cluster(ix);
+    let mut cluster = config.cluster(ix).clone();
+    // Nobody probes here, so nobody waits for a first probe.
+    cluster.health.initial = config::Initial::Up;
     let state = Arc::new(ClusterState::new(cluster.name.clone()));
-    ClusterPlan::build(cluster, state, &config.edge, None, Tick(Duration::ZERO))
+    ClusterPlan::build(&cluster, state, &config.edge, None, Tick(Duration::ZERO))
 }
 
 #[cfg(test)]

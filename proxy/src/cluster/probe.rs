@@ -2,14 +2,21 @@
 //!
 //! One task an endpoint, on the control thread. Each probe opens a connection of its own, so a probe also measures the
 //! two RTT figures: the kernel's after the handshake, and the whole probe's round trip.
+//!
+//! Each protocol has a room: what it asks, and what a good answer is. All of them end in an [`Answer`] or in a reason.
+
+mod grpc;
+mod http;
+mod im;
+mod websocket;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
@@ -19,11 +26,24 @@ use crate::config::{Health, Probe};
 use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::stream::Io;
 use crate::sys;
 use crate::tls::UpstreamTls;
 
-/// Enough of an answer to see its status line.
-const STATUS_LINE: usize = 256;
+/// A good answer.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// When it was there; saying goodbye comes after it.
+    at: Instant,
+    /// The endpoint takes traffic, and would rather not.
+    degraded: bool,
+}
+
+impl Answer {
+    fn now(degraded: bool) -> Answer {
+        Answer { at: Instant::now(), degraded }
+    }
+}
 
 /// The running probes. Lives on the control thread.
 #[derive(Default)]
@@ -89,6 +109,7 @@ impl Prober {
     async fn run(self) {
         if self.health.probe == Probe::Off {
             let now = self.state.clock.now();
+            self.endpoint.is_now_degraded(false);
             if self.endpoint.vote(|votes| votes.probes_withdrawn(now)) {
                 self.changed();
             }
@@ -105,22 +126,27 @@ impl Prober {
         }
     }
 
-    fn judge(&self, result: &Result<(), ProbeError>) {
+    fn judge(&self, result: &Result<Answer, ProbeError>) {
         let now = self.state.clock.now();
-        if let Err(ProbeError::Connect(error)) = result
-            && sys::is_ours(error)
+        if let Err(error) = result
+            && error.is_ours()
         {
-            // Out of descriptors or ports here: no vote, or one busy edge would take its whole fleet down.
             return events::cannot_probe(&self.state, error);
         }
         let changed = match result {
-            Ok(()) => self.endpoint.vote(|votes| votes.probe_succeeded(self.health.rise, now)),
+            Ok(_) => self.endpoint.vote(|votes| votes.probe_succeeded(self.health.rise, now)),
             Err(error) => {
                 self.endpoint.probe_failed(now);
                 self.endpoint.vote(|votes| votes.probe_failed(&error.to_string(), self.health.fall, now))
             }
         };
         self.state.metrics.probed(&self.endpoint.cluster, result.is_ok());
+        if let Ok(answer) = result
+            && self.endpoint.is_now_degraded(answer.degraded)
+        {
+            events::degraded_changed(&self.state, &self.endpoint);
+            self.state.steering_changed.notify_one();
+        }
         if changed {
             self.changed();
         }
@@ -137,55 +163,39 @@ impl Prober {
         interval.mul_f64(1.0 + self.health.jitter * (fastrand::f64() - 0.5))
     }
 
-    async fn probe(&self) -> Result<(), ProbeError> {
+    async fn probe(&self) -> Result<Answer, ProbeError> {
         let started = Instant::now();
         let tcp = TcpStream::connect(self.endpoint.address).await.map_err(ProbeError::Connect)?;
         let handshake = sys::handshake_rtt(&tcp);
+        let answer = self.ask(tcp).await?;
+        self.endpoint.sample_rtt(handshake, answer.at - started, self.state.clock.now());
+        Ok(answer)
+    }
+
+    async fn ask(&self, tcp: TcpStream) -> Result<Answer, ProbeError> {
+        let host = |host: &Option<String>| host.clone().unwrap_or_else(|| self.endpoint.address.to_string());
         match &self.health.probe {
-            Probe::Off | Probe::Tcp => {}
-            Probe::Http { path, host, expect } => {
-                let host = host.clone().unwrap_or_else(|| self.endpoint.address.to_string());
-                match &self.tls {
-                    None => ask(tcp, path, &host, expect).await?,
-                    Some(tls) => ask(tls.connect(tcp).await.map_err(ProbeError::Tls)?, path, &host, expect).await?,
-                }
+            Probe::Off | Probe::Tcp => Ok(Answer::now(false)),
+            Probe::Http(probe) => http::ask(self.secured(tcp).await?, probe, &host(&probe.host)).await,
+            Probe::Websocket(probe) => websocket::ask(self.secured(tcp).await?, probe, &host(&probe.host)).await,
+            Probe::Im(probe) => im::ask(self.secured(tcp).await?, probe, &host(&probe.host)).await,
+            Probe::Grpc(probe) => {
+                let (io, named) = match &self.tls {
+                    None => (Io::Plain(tcp), None),
+                    Some(tls) => (tls.connect_h2(tcp).await.map_err(ProbeError::Tls)?, tls.authority()),
+                };
+                let authority = probe.authority.clone().or(named).unwrap_or_else(|| host(&None));
+                grpc::ask(io, &probe.service, &authority, self.tls.is_some()).await
             }
         }
-        self.endpoint.sample_rtt(handshake, started.elapsed(), self.state.clock.now());
-        Ok(())
     }
-}
 
-async fn ask(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    path: &str,
-    host: &str,
-    expect: &[(u16, u16)],
-) -> Result<(), ProbeError> {
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: warbler-probe\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(ProbeError::Broken)?;
-    stream.flush().await.map_err(ProbeError::Broken)?;
-    let mut answer = Vec::with_capacity(STATUS_LINE);
-    while answer.len() < STATUS_LINE && !answer.contains(&b'\n') {
-        if stream.read_buf(&mut answer).await.map_err(ProbeError::Broken)? == 0 {
-            break;
+    async fn secured(&self, tcp: TcpStream) -> Result<Io, ProbeError> {
+        match &self.tls {
+            None => Ok(Io::Plain(tcp)),
+            Some(tls) => tls.connect(tcp).await.map_err(ProbeError::Tls),
         }
     }
-    let status = status_of(&answer).ok_or(ProbeError::NotHttp)?;
-    if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
-        Ok(())
-    } else {
-        Err(ProbeError::Status(status))
-    }
-}
-
-/// The status code of `HTTP/1.1 200 OK`.
-fn status_of(answer: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(answer.split(|byte| *byte == b'\n').next()?).ok()?;
-    let mut words = line.split_ascii_whitespace();
-    words.next().filter(|version| version.starts_with("HTTP/1."))?;
-    words.next()?.parse().ok()
 }
 
 /// Why a probe failed. The text is shown as the reason for an endpoint's standing.
@@ -203,17 +213,30 @@ enum ProbeError {
     NotHttp,
     #[error("status {0}")]
     Status(u16),
+    #[error("upgrade failed: {0}")]
+    Upgrade(String),
+    #[error("subprotocol of the answer: {0}")]
+    Subprotocol(String),
+    #[error("not gRPC: {0}")]
+    NotGrpc(String),
+    #[error("gRPC status {0}")]
+    Grpc(u16),
+    #[error("health status {0}")]
+    NotServing(String),
+    #[error("login refused: {0}")]
+    Login(String),
+    #[error("{} cannot be read: {cause}", file.display())]
+    Token { file: PathBuf, cause: io::Error },
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_status_is_read_from_the_first_line() {
-        assert_eq!(status_of(b"HTTP/1.1 204 No Content\r\n\r\n"), Some(204));
-        assert_eq!(status_of(b"HTTP/1.0 503\r\n"), Some(503));
-        assert_eq!(status_of(b"SSH-2.0-OpenSSH\r\n"), None);
-        assert_eq!(status_of(b""), None);
+impl ProbeError {
+    /// Ours, and not the endpoint's: out of descriptors or ports here, or without a token. No vote, or one edge in
+    /// trouble would take its whole fleet down.
+    fn is_ours(&self) -> bool {
+        match self {
+            ProbeError::Connect(error) => sys::is_ours(error),
+            ProbeError::Token { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Health as votes: each source has one, the worst counts, and only the source that cast a vote takes it back.
 //!
+//! Which vote is worst is decided by what may happen in panic: draining and maintenance are somebody's wish, and outweigh
+//! `down`. An endpoint that is stopped for maintenance fails its probes as well, and must not be tried for all that.
+//!
 //! A source that has nothing against an endpoint votes `up`. So there is always a vote of each, with its reason and the
 //! time since when it stands, and "why does this endpoint get nobody" has one answer for each source.
 
@@ -83,14 +86,24 @@ impl Votes {
         votes
     }
 
+    /// Before its first probe, an endpoint is this, and no longer than until then.
+    pub fn unproven(&mut self, standing: Standing, now: Tick) {
+        self.cast(Source::Probes, standing, "not probed yet", now);
+    }
+
     pub fn standing(&self) -> Standing {
         self.worst().1.standing
+    }
+
+    /// Whether a source says so, whatever the others say.
+    pub fn has(&self, standing: Standing) -> bool {
+        self.votes.iter().any(|vote| vote.standing == standing)
     }
 
     /// The vote that counts, and whose it is.
     pub fn worst(&self) -> (Source, &Vote) {
         let first = (Source::Probes, self.of(Source::Probes));
-        self.all().fold(first, |worst, vote| if vote.1.standing > worst.1.standing { vote } else { worst })
+        self.all().fold(first, |worst, vote| if weight(vote.1) > weight(worst.1) { vote } else { worst })
     }
 
     pub fn of(&self, source: Source) -> &Vote {
@@ -154,6 +167,11 @@ impl Votes {
     }
 }
 
+/// Wishes come after everything that panic overrides.
+fn weight(vote: &Vote) -> (bool, Standing) {
+    (!vote.standing.takes_in_panic(), vote.standing)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,11 +198,19 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_vote_counts() {
+    fn the_worst_vote_counts_and_a_wish_is_worse_than_a_failure() {
         let mut votes = proven();
-        assert!(votes.removed(at(2)));
-        (3..6).for_each(|second| votes.probe_failed("refused", 3, at(second)));
-        assert_eq!(votes.standing(), Standing::Down);
+        votes.cast_until(Source::Outlier, Standing::Suspect, "5 errors in a row", at(2), at(9));
+        let mut cast = |source, standing, want| {
+            votes.cast(source, standing, "because", at(3));
+            assert_eq!(votes.worst().0, want, "{standing}");
+        };
+        cast(Source::Probes, Standing::Up, Source::Outlier);
+        cast(Source::Probes, Standing::Down, Source::Probes);
+        cast(Source::Membership, Standing::Draining, Source::Membership);
+        cast(Source::Operator, Standing::Maintenance, Source::Operator);
+        cast(Source::Agent, Standing::Maintenance, Source::Agent);
+        assert!(votes.has(Standing::Down), "the probes' vote is still there");
     }
 
     #[test]

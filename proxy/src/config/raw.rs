@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod defaults;
+pub mod health;
 pub mod listener;
 pub mod placed;
 
@@ -18,9 +19,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::cluster::{
-    RawCluster, RawEndpoint, RawHealth, RawHttpProbe, RawLocality, RawP2c, RawProbeTiming, RawRtt, RawRule,
-    RawTcpProbe, RawUpstreamTcp, RawUpstreamTls,
+    RawCluster, RawEndpoint, RawLocality, RawP2c, RawRtt, RawRule, RawUpstreamTcp, RawUpstreamTls,
 };
+pub use self::health::{RawAgentCheck, RawHealth, RawProbeTiming};
 pub use self::listener::{RawCertificate, RawListener, RawListenerTcp, RawListenerTls, RawRoute, RawTimeouts};
 pub use self::placed::{OneOrMany, Placed};
 use super::units::{Period, Rate};

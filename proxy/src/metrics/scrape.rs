@@ -107,6 +107,14 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         Opts::new("warbler_endpoint_standing", "1 for the standing that the endpoint is in."),
         &["cluster", "locality", "endpoint", "standing"],
     )?;
+    let held = GaugeVec::new(
+        Opts::new("warbler_endpoint_standing_seconds", "For how long the vote that counts has stood, and whose it is."),
+        &["cluster", "locality", "endpoint", "source"],
+    )?;
+    let degraded = IntGaugeVec::new(
+        Opts::new("warbler_endpoint_degraded", "1 when the endpoint says that others should rather be used."),
+        labels,
+    )?;
     let leases = IntGaugeVec::new(
         Opts::new("warbler_endpoint_connections", "Tunnels and requests in flight on the endpoint, from this edge."),
         labels,
@@ -127,7 +135,11 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         for (endpoint, member) in cluster.view.endpoints.iter().zip(&cluster.members) {
             let address = member.address.to_string();
             let at = [&*cluster.config.name, &**cluster.locality_name(endpoint.locality), address.as_str()];
-            let now = member.standing();
+            let votes = member.votes();
+            let (source, vote) = votes.worst();
+            let now = vote.standing;
+            held.with_label_values(&[at[0], at[1], at[2], source.as_str()]).set(tick.since(vote.since).as_secs_f64());
+            degraded.with_label_values(&at).set(i64::from(member.is_degraded()));
             up.with_label_values(&at).set(i64::from(now == Standing::Up));
             for each in [Standing::Up, Standing::Suspect, Standing::Draining, Standing::Maintenance, Standing::Down] {
                 standing.with_label_values(&[at[0], at[1], at[2], each.as_str()]).set(i64::from(now == each));
@@ -144,7 +156,8 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
             }
         }
     }
-    Ok([up.collect(), standing.collect(), leases.collect(), rtt.collect(), loss.collect()].concat())
+    let families = [up.collect(), standing.collect(), held.collect(), degraded.collect(), leases.collect()];
+    Ok([families.concat(), rtt.collect(), loss.collect()].concat())
 }
 
 fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {

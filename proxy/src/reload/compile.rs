@@ -51,6 +51,9 @@ pub(super) fn compile(
     let plan = |(cluster, tls): (&config::Cluster, Option<UpstreamTls>)| {
         let state =
             clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
+        if before.is_some() {
+            state.has_started();
+        }
         let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, now);
         let old = before.and_then(|before| before.clusters.iter().find(|old| old.config.name == cluster.name));
         if let Some(old) = old {

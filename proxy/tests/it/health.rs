@@ -1,6 +1,8 @@
 //! Probes and what they decide: who gets new clients, and who keeps the old ones.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bench::harness::{Action, EchoTcp, HttpStub, RawClient, eventually, http};
@@ -171,4 +173,102 @@ async fn probes_come_at_their_interval_and_give_both_round_trips() {
         let seconds = edge.metric("warbler_endpoint_rtt_seconds", &labels).await.unwrap();
         assert!(seconds > 0.0 && seconds < 1.0, "{figure}: {seconds}");
     }
+}
+
+/// An endpoint that echoes tunnels and keeps probes of `/health` waiting until `answers` is set.
+async fn late(name: &str, answers: &Arc<AtomicBool>) -> HttpStub {
+    let answers = answers.clone();
+    let script = move |head: Vec<u8>| match (head.starts_with(b"GET /health "), answers.load(Relaxed)) {
+        (true, true) => vec![Action::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())],
+        (true, false) => vec![Action::Pause(SOON)],
+        (false, _) => vec![Action::Echo],
+    };
+    HttpStub::scripted(name, script).await.unwrap()
+}
+
+const PATIENT: &str =
+    "policy = \"round-robin\"\nhealth.http = { path = \"/health\", interval = \"1s\", timeout = \"1s\", rise = 3 }";
+
+async fn tunnel(edge: &Edge) -> RawClient {
+    let mut client = RawClient::connect(edge.address("im")).await.unwrap();
+    client.send(b"HELLO\r\n\r\nhello").await.unwrap();
+    assert_eq!(client.read_exact(5).await.unwrap(), b"hello");
+    client
+}
+
+#[tokio::test]
+async fn an_endpoint_that_a_reload_adds_gets_nobody_before_its_first_good_probe() {
+    let (now, later) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (old, new) = (late("old", &now).await, late("new", &later).await);
+    let edge = Edge::start(&config(PATIENT, &[old.address()])).await;
+    edge.wait_for_standing(old.address(), "up").await;
+    edge.reload(&config(PATIENT, &[old.address(), new.address()])).await;
+    let added = edge.endpoint(new.address()).await;
+    assert_eq!((&added["standing"], &added["reason"]), (&"suspect".into(), &"not probed yet".into()), "{added}");
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(tunnel(&edge).await);
+    }
+    assert_eq!(edge.leases(&[old.address(), new.address()]).await, [4, 0]);
+    // Its first probe runs into the timeout; from then on it answers, and has fallen: it takes `rise`.
+    later.store(true, Relaxed);
+    edge.wait_for_standing(new.address(), "up").await;
+    wait_until_picks_know(&edge, "im", new.address(), "up").await;
+    for _ in 0..4 {
+        clients.push(tunnel(&edge).await);
+    }
+    assert!(edge.leases(&[new.address()]).await[0] >= 1);
+    // A cluster that is new as a whole has nobody better: panic serves its clients before the first probe is back.
+    let never = late("never", &Arc::new(AtomicBool::new(false))).await;
+    let renamed = config(PATIENT, &[never.address()]).replace("clusters.c", "clusters.d").replace("\"c\"", "\"d\"");
+    edge.reload(&renamed).await;
+    let client = tunnel(&edge).await;
+    assert_eq!(edge.leases(&[never.address()]).await, [1]);
+    drop((client, clients));
+}
+
+#[tokio::test]
+async fn with_initial_down_an_edge_waits_for_the_first_good_probe_of_its_endpoints() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let stub = late("late", &answers).await;
+    let keys = PATIENT.replace("rise = 3", "rise = 3, initial = \"down\"") + "\npanic-threshold = \"0%\"";
+    let edge = Edge::start(&config(&keys, &[stub.address()])).await;
+    let down = edge.endpoint(stub.address()).await;
+    assert_eq!(down["standing"], "down", "{down}");
+    turned_away(edge.address("im")).await;
+    answers.store(true, Relaxed);
+    edge.wait_for_standing(stub.address(), "up").await;
+    wait_until_picks_know(&edge, "im", stub.address(), "up").await;
+    tunnel(&edge).await;
+}
+
+#[tokio::test]
+async fn with_cut_on_down_tunnels_leave_an_endpoint_that_goes_down_and_stay_in_panic() {
+    let (a, b) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
+    let (one, two) = (late("one", &a).await, late("two", &b).await);
+    let keys = "policy = \"round-robin\"\ncut-on-down = true\n\
+                health.http = { path = \"/health\", interval = \"500ms\", timeout = \"500ms\", rise = 1, fall = 1 }";
+    let edge = Edge::start(&config(keys, &[one.address(), two.address()])).await;
+    for address in [one.address(), two.address()] {
+        let probed = async || (edge.endpoint(address).await["reason"] == "probe succeeded").then_some(());
+        eventually(SOON, "a good probe", probed).await.unwrap();
+    }
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(tunnel(&edge).await);
+    }
+    assert_eq!(edge.leases(&[one.address(), two.address()]).await, [3, 3]);
+    a.store(false, Relaxed);
+    let lines = edge.wait_for_lines(3).await;
+    assert!(lines.iter().all(|line| line["leave_reason"] == "endpoint-down"), "{lines:#?}");
+    assert!(lines.iter().all(|line| line["endpoint"] == one.address().to_string()), "{lines:#?}");
+    // Now everybody is down: health is not believed, and nobody is asked.
+    b.store(false, Relaxed);
+    edge.wait_for_standing(two.address(), "down").await;
+    wait_until_picks_know(&edge, "im", two.address(), "down").await;
+    let probes = edge.count("warbler_probes_total", &[]).await;
+    let more = async || (edge.count("warbler_probes_total", &[]).await > probes + 4).then_some(());
+    eventually(SOON, "more probes", more).await.unwrap();
+    assert_eq!(edge.count("warbler_asked_to_leave_total", &[("reason", "endpoint-down")]).await, 3);
+    assert_eq!(edge.leases(&[two.address()]).await, [3]);
 }

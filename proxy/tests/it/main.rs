@@ -29,8 +29,10 @@ mod proxy_header;
 mod tls_in;
 mod tls_out;
 
+mod agent;
 mod dns;
 mod health;
+mod probes;
 mod steering;
 
 mod foreign;

@@ -9,6 +9,8 @@ use super::{Source, Votes};
 pub(super) struct Probing {
     good_in_a_row: u32,
     bad_in_a_row: u32,
+    /// A probe has come back, well or not.
+    tried: bool,
     /// A probe has come back well at least once.
     proven: bool,
 }
@@ -28,11 +30,12 @@ impl Votes {
         probing.bad_in_a_row = 0;
         probing.good_in_a_row = probing.good_in_a_row.saturating_add(1);
         let (good_in_a_row, first) = (probing.good_in_a_row, !std::mem::replace(&mut probing.proven, true));
-        // In doubt one good probe is enough; from down it takes `rise` of them.
+        let untried = !std::mem::replace(&mut probing.tried, true);
+        // In doubt, and as the very first, one good probe is enough; from a fall it takes `rise` of them.
         let enough = match self.of(Source::Probes).standing {
             Standing::Up => first,
             Standing::Suspect => true,
-            _ => good_in_a_row >= rise,
+            _ => untried || good_in_a_row >= rise,
         };
         if enough {
             self.cast(Source::Probes, Standing::Up, "probe succeeded", now);
@@ -42,6 +45,7 @@ impl Votes {
     pub fn probe_failed(&mut self, why: &str, fall: u32, now: Tick) {
         let probing = &mut self.probing;
         probing.good_in_a_row = 0;
+        probing.tried = true;
         probing.bad_in_a_row = probing.bad_in_a_row.saturating_add(1);
         let fell = !probing.proven || probing.bad_in_a_row >= fall;
         let standing =
@@ -51,7 +55,8 @@ impl Votes {
 
     /// Probing was turned off: what it said no longer counts.
     pub fn probes_withdrawn(&mut self, now: Tick) {
-        self.probing = Probing { proven: self.probing.proven, ..Probing::default() };
+        let Probing { tried, proven, .. } = self.probing;
+        self.probing = Probing { tried, proven, ..Probing::default() };
         self.withdraw(Source::Probes, now);
     }
 }
@@ -99,5 +104,21 @@ mod tests {
         assert_eq!(votes.standing(), Standing::Up);
         votes.probe_failed("refused", 3, at(1));
         assert_eq!(votes.standing(), Standing::Down);
+        votes.probe_succeeded(2, at(2));
+        assert_eq!(votes.standing(), Standing::Down, "it has fallen, so it takes `rise`");
+    }
+
+    #[test]
+    fn an_endpoint_that_waits_for_its_first_probe_is_decided_by_it() {
+        for standing in [Standing::Suspect, Standing::Down] {
+            let mut waits = Votes::new(at(0));
+            waits.unproven(standing, at(0));
+            assert_eq!((waits.standing(), &*waits.worst().1.reason), (standing, "not probed yet"));
+            let mut fails = waits.clone();
+            waits.probe_succeeded(2, at(1));
+            assert_eq!(waits.standing(), Standing::Up);
+            fails.probe_failed("refused", 3, at(1));
+            assert_eq!(fails.standing(), Standing::Down);
+        }
     }
 }

@@ -60,6 +60,11 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
     };
     let localities = endpoint::localities(raw.localities, accept_rate.flatten(), &name, scope);
     let health = health::health(raw.health, scope);
+    let agent_check = match &raw.agent_check {
+        Some(agent) => health::agent_check(agent, scope).map(Some),
+        None => Some(None),
+    };
+    health::warn_of_idle_cut(&raw.cut_on_down, health.as_ref(), raw.agent_check.is_some(), scope);
     let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
     // Its endpoints have it, or it was refused.
     accept_rate?;
@@ -86,6 +91,8 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
         health: health?,
+        agent_check: agent_check?,
+        cut_on_down: *raw.cut_on_down,
         tcp: tcp?,
     })
 }

@@ -1,45 +1,115 @@
-//! `clusters.NAME.health`.
+//! `clusters.NAME.health` and `clusters.NAME.agent-check`.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 use super::findings::Scope;
-use super::{address, route};
-use crate::config::raw::cluster::RawHttpQuestion;
-use crate::config::raw::{Placed, RawHealth, RawProbeTiming};
-use crate::config::{Health, Probe};
+use super::{OpenFiles, address, opened, route};
+use crate::config::raw::health::{RawGrpcQuestion, RawHttpQuestion, RawImQuestion, RawInitial, RawWebsocketQuestion};
+use crate::config::raw::{Placed, RawAgentCheck, RawHealth, RawProbeTiming};
+use crate::config::units::Period;
+use crate::config::{AgentCheck, GrpcProbe, Health, HttpProbe, ImProbe, Initial, Probe, WebsocketProbe};
 
 const HOUR: u64 = 3_600_000;
 const MINUTE: u64 = 60_000;
+/// What an agent may be sent at most.
+const SEND: usize = 256;
+/// What an IM server takes as a device (docs/protocol.md section 6).
+const DEVICE: usize = 60;
 
 pub(super) fn health(raw: Placed<RawHealth>, scope: &mut Scope<'_, '_>) -> Option<Health> {
     let scope = &mut scope.below("health", raw.span());
-    let RawHealth { off, tcp, http } = raw.into_inner();
+    let RawHealth { off, tcp, http, websocket, grpc, im } = raw.into_inner();
     let off = off.filter(|off| **off);
-    if usize::from(off.is_some()) + usize::from(tcp.is_some()) + usize::from(http.is_some()) > 1 {
-        let span = [off.and_then(|off| off.span()), http.and_then(|http| http.span()), tcp.and_then(|tcp| tcp.span())];
-        let latest = span.into_iter().flatten().max_by_key(|span| span.start);
-        scope.error(latest, "`health` is one of `http`, `tcp` and `off`").help("leave the others out");
+    let given = [
+        off.as_ref().map(Placed::span),
+        tcp.as_ref().map(Placed::span),
+        http.as_ref().map(Placed::span),
+        websocket.as_ref().map(Placed::span),
+        grpc.as_ref().map(Placed::span),
+        im.as_ref().map(Placed::span),
+    ];
+    if given.iter().flatten().count() > 1 {
+        let latest = given.into_iter().flatten().flatten().max_by_key(|span| span.start);
+        let message = "`health` is one of `tcp`, `http`, `websocket`, `grpc`, `im` and `off`";
+        scope.error(latest, message).help("leave the others out");
         return None;
     }
     if let Some(http) = http {
         let scope = &mut scope.below("http", http.span());
         let (question, timing) = http.into_inner().parts();
-        let probe = http_probe(&question, scope);
-        return timed(probe?, &timing, scope);
+        timed(http_probe(&question, scope), &timing, scope)
+    } else if let Some(websocket) = websocket {
+        let scope = &mut scope.below("websocket", websocket.span());
+        let (question, timing) = websocket.into_inner().parts();
+        timed(websocket_probe(&question, scope), &timing, scope)
+    } else if let Some(grpc) = grpc {
+        let scope = &mut scope.below("grpc", grpc.span());
+        let (question, timing) = grpc.into_inner().parts();
+        timed(grpc_probe(&question, scope), &timing, scope)
+    } else if let Some(im) = im {
+        let scope = &mut scope.below("im", im.span());
+        let (question, timing) = im.into_inner().parts();
+        timed(im_probe(&question, scope), &timing, scope)
+    } else {
+        let scope = &mut scope.below("tcp", tcp.as_ref().and_then(Placed::span));
+        let timing = tcp.map_or_else(RawProbeTiming::default, |tcp| tcp.into_inner().parts().1);
+        timed(Some(if off.is_some() { Probe::Off } else { Probe::Tcp }), &timing, scope)
     }
-    let scope = &mut scope.below("tcp", tcp.as_ref().and_then(Placed::span));
-    let timing = tcp.map_or_else(RawProbeTiming::default, |tcp| tcp.into_inner().timing());
-    timed(if off.is_some() { Probe::Off } else { Probe::Tcp }, &timing, scope)
 }
 
-fn timed(probe: Probe, raw: &RawProbeTiming, scope: &mut Scope<'_, '_>) -> Option<Health> {
-    let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall } = raw;
+pub(super) fn agent_check(raw: &Placed<RawAgentCheck>, scope: &mut Scope<'_, '_>) -> Option<AgentCheck> {
+    let scope = &mut scope.below("agent-check", raw.span());
+    let RawAgentCheck { port, interval, timeout, send } = &**raw;
+    let port = scope.whole::<u16>("port", port, 1..=65535).and_then(NonZeroU16::new);
+    warn_of_slow_timeout("question", timeout, interval, scope);
+    let checked_interval = scope.duration("interval", interval, 100..=HOUR);
+    let checked_timeout = scope.duration("timeout", timeout, 1..=MINUTE);
+    if send.len() > SEND {
+        scope.error(send.span(), format!("`send` must be at most {SEND} bytes, not {}", send.len()));
+        return None;
+    }
+    let interval = checked_interval?;
+    Some(AgentCheck {
+        port: port?,
+        interval,
+        timeout: within(timeout.is_written(), checked_timeout?, interval),
+        send: send.to_string(),
+    })
+}
+
+/// Only probes and agents vote `down`: without both nothing ever will.
+pub(super) fn warn_of_idle_cut(
+    cut_on_down: &Placed<bool>,
+    health: Option<&Health>,
+    has_agent: bool,
+    scope: &mut Scope<'_, '_>,
+) {
+    if **cut_on_down && !has_agent && health.is_some_and(|health| health.probe == Probe::Off) {
+        let message = "`cut-on-down` has no effect: `health` is off and there is no `agent-check`";
+        scope.warning(cut_on_down.span(), message);
+    }
+}
+
+fn warn_of_slow_timeout(what: &str, timeout: &Placed<Period>, interval: &Placed<Period>, scope: &mut Scope<'_, '_>) {
+    if timeout.is_written() && **timeout > **interval {
+        let message = format!("`timeout` ({}) is longer than `interval` ({})", **timeout, **interval);
+        scope.warning(timeout.span(), message).help(format!("the next {what} waits for the one before"));
+    }
+}
+
+/// A default is shortened to the interval; what was written stays.
+fn within(written: bool, timeout: Duration, interval: Duration) -> Duration {
+    if written { timeout } else { timeout.min(interval) }
+}
+
+fn timed(probe: Option<Probe>, raw: &RawProbeTiming, scope: &mut Scope<'_, '_>) -> Option<Health> {
+    let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall, initial } = raw;
     if fast_interval.is_written() && **fast_interval > **interval {
         let message = format!("`fast-interval` ({}) is longer than `interval` ({})", **fast_interval, **interval);
         scope.error(fast_interval.span(), message).help("it is for endpoints in doubt, to know sooner");
     }
-    if timeout.is_written() && **timeout > **interval {
-        let message = format!("`timeout` ({}) is longer than `interval` ({})", **timeout, **interval);
-        scope.warning(timeout.span(), message).help("the next probe waits for the one before");
-    }
+    warn_of_slow_timeout("probe", timeout, interval, scope);
     let checked_interval = scope.duration("interval", interval, 100..=HOUR);
     let fast = scope.duration("fast-interval", fast_interval, 100..=HOUR);
     let checked_timeout = scope.duration("timeout", timeout, 1..=MINUTE);
@@ -47,29 +117,85 @@ fn timed(probe: Probe, raw: &RawProbeTiming, scope: &mut Scope<'_, '_>) -> Optio
     let fall = scope.whole("fall", fall, 1..=100);
     let interval = checked_interval?;
     Some(Health {
-        probe,
+        probe: probe?,
         interval,
         // Longer than a short `interval`, the default would slow down what it is there to speed up.
         fast_interval: fast?.min(interval),
-        timeout: if timeout.is_written() { checked_timeout? } else { checked_timeout?.min(interval) },
+        timeout: within(timeout.is_written(), checked_timeout?, interval),
         jitter: f64::from(jitter.0) / 100.0,
         rise: rise?,
         fall: fall?,
+        initial: match **initial {
+            RawInitial::Up => Initial::Up,
+            RawInitial::Down => Initial::Down,
+        },
     })
 }
 
 fn http_probe(raw: &RawHttpQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe> {
     let path = route::checked_path("path", &raw.path, scope);
-    let host = match &raw.host {
+    let host = authority(raw.host.as_ref(), scope);
+    let expect = expected(&raw.expect, scope);
+    let header = &raw.degraded_header;
+    let degraded_header = header.parse().ok();
+    if degraded_header.is_none() {
+        scope.error(header.span(), format!("`{}` is not the name of a header field", header.escape_debug()));
+    }
+    Some(Probe::Http(HttpProbe { path: path?, host: host?, expect: expect?, degraded_header: degraded_header? }))
+}
+
+fn websocket_probe(raw: &RawWebsocketQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe> {
+    let path = route::checked_path("path", &raw.path, scope);
+    let host = authority(raw.host.as_ref(), scope);
+    let protocol = match &raw.protocol {
+        None => Some(None),
+        // A subprotocol is a token (RFC 6455 section 4.1), as the name of a header field is.
+        Some(protocol) if protocol.parse::<http::HeaderName>().is_ok() => protocol.parse().ok().map(Some),
+        Some(protocol) => {
+            scope.error(protocol.span(), format!("`{}` is not a subprotocol", protocol.escape_debug()));
+            None
+        }
+    };
+    Some(Probe::Websocket(WebsocketProbe { path: path?, host: host?, protocol: protocol? }))
+}
+
+fn grpc_probe(raw: &RawGrpcQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe> {
+    let authority = authority(raw.authority.as_ref(), scope);
+    Some(Probe::Grpc(GrpcProbe { service: raw.service.to_string(), authority: authority? }))
+}
+
+fn im_probe(raw: &RawImQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe> {
+    let path = route::checked_path("path", &raw.path, scope);
+    let host = authority(raw.host.as_ref(), scope);
+    let device = &raw.device;
+    let wrong = |c: char| c == ':' || c.is_whitespace() || c.is_control();
+    let is_device = (1..=DEVICE).contains(&device.len()) && !device.contains(wrong);
+    if !is_device {
+        let problem = scope.error(device.span(), format!("`{}` cannot be a device", device.escape_debug()));
+        problem.help(format!("1 to {DEVICE} bytes, without colon, blanks and control characters"));
+    }
+    let Some(written) = &raw.token_file else {
+        if !scope.had_refused_keys() {
+            scope.error(None, "`im` needs `token-file`").help("a file with a token for a user of its own");
+        }
+        return None;
+    };
+    let token_file = scope.path("token-file", written);
+    if scope.findings.open == OpenFiles::Yes {
+        opened::token(&token_file, written, scope);
+    }
+    is_device.then(|| Some(Probe::Im(ImProbe { path: path?, host: host?, token_file, device: device.to_string() })))?
+}
+
+fn authority(raw: Option<&Placed<String>>, scope: &mut Scope<'_, '_>) -> Option<Option<String>> {
+    match raw {
         None => Some(None),
         Some(host) if is_authority(host) => Some(Some(host.to_string())),
         Some(host) => {
             scope.error(host.span(), format!("`{}` is not a host", **host)).help("a name, with or without a port");
             None
         }
-    };
-    let expect = expected(&raw.expect, scope);
-    Some(Probe::Http { path: path?, host: host?, expect: expect? })
+    }
 }
 
 /// A host with or without a port.

@@ -1126,7 +1126,7 @@ endpoints = [{ address = "10.0.0.7:5222" }]
 endpoints = [{ address = "10.0.0.7:5222" }]
 "#,
         "
-t.toml:7:30: error: `health` is one of `http`, `tcp` and `off`
+t.toml:7:30: error: `health` is one of `tcp`, `http`, `websocket`, `grpc`, `im` and `off`
    help: leave the others out
 t.toml:8:11: warning: nothing uses cluster `b`
 t.toml:9:24: error: `path` must start with `/`
@@ -1135,8 +1135,64 @@ t.toml:9:41: error: `a b` is not a host
 t.toml:9:58: error: `2xx` is not a status code or range
    help: `200` or `200-299`, from 100 to 599
 t.toml:9:65: error: `300-200` is not a status code or range
-   help: `200` or `200-299`, from 100 to 599",
+   help: `200` or `200-299`, from 100 to 599
+t.toml:9:110: error: `fast-interval` (2s) is longer than `interval` (1s)
+   help: it is for endpoints in doubt, to know sooner
+t.toml:9:126: warning: `timeout` (3s) is longer than `interval` (1s)
+   help: the next probe waits for the one before
+t.toml:9:139: error: `rise` must be from 1 to 100, not 0",
     );
+}
+
+#[test]
+fn what_probes_and_agents_are_asked_is_checked() {
+    let check_cluster = |keys: &str, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let place = "[clusters.im.localities.here]\nendpoints = [{ address = \"10.0.0.7:5222\" }]\n";
+        check(&format!("{listener}[clusters.im]\n{keys}\n{place}"), want);
+    };
+    check_cluster(
+        "health.http = { degraded-header = \"a b\" }",
+        "t.toml:6:35: error: `a b` is not the name of a header field",
+    );
+    check_cluster(
+        "health.websocket = { path = \"ws\", protocol = \"im v1\", initial = \"maybe\" }",
+        "
+t.toml:6:29: error: `path` must start with `/`
+t.toml:6:46: error: `im v1` is not a subprotocol
+t.toml:6:65: error: `initial` cannot be `maybe`
+   help: possible here: `up`, `down`",
+    );
+    check_cluster(
+        "health.grpc = { authority = \"a/b\" }",
+        "t.toml:6:29: error: `a/b` is not a host\n   help: a name, with or without a port",
+    );
+    check_cluster(
+        "health.im = { device = \"a:b\" }",
+        "
+t.toml:6:13: error: `im` needs `token-file`
+   help: a file with a token for a user of its own
+t.toml:6:24: error: `a:b` cannot be a device
+   help: 1 to 60 bytes, without colon, blanks and control characters",
+    );
+    check_cluster(
+        "agent-check = { port = 0, interval = \"1s\", timeout = \"2s\" }",
+        "
+t.toml:6:24: error: `port` must be from 1 to 65535, not 0
+t.toml:6:54: warning: `timeout` (2s) is longer than `interval` (1s)
+   help: the next question waits for the one before",
+    );
+    check_cluster("agent-check = { interval = \"2s\" }", "t.toml:6:15: error: `agent-check` needs `port`");
+    check_cluster(
+        &format!("agent-check = {{ port = 8, send = \"{}\" }}", "x".repeat(257)),
+        "t.toml:6:34: error: `send` must be at most 256 bytes, not 257",
+    );
+    check_cluster(
+        "health.off = true\ncut-on-down = true",
+        "t.toml:7:15: warning: `cut-on-down` has no effect: `health` is off and there is no `agent-check`",
+    );
+    check_cluster("health.off = true\ncut-on-down = true\nagent-check.port = 8", "");
+    check_cluster("health.im = { token-file = \"probe.token\" }\ncut-on-down = true", "");
 }
 
 #[test]
@@ -1373,6 +1429,7 @@ cluster = "http"
 [clusters.tcp]
 tls.name = "im.example.com"
 rules = [{ localities = "here" }]
+agent-check.port = 8
 
 [clusters.tcp.localities.here]
 endpoints = [{ address = "10.0.0.7:5222" }]
@@ -1383,6 +1440,24 @@ rules = [{ localities = "here" }]
 health.http = {}
 
 [clusters.http.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+
+[clusters.websocket]
+health.websocket = {}
+
+[clusters.websocket.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+
+[clusters.grpc]
+health.grpc = {}
+
+[clusters.grpc.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+
+[clusters.im]
+health.im.token-file = "probe.token"
+
+[clusters.im.localities.here]
 endpoints = [{ address = "10.0.0.7:5222" }]
 "#;
 
@@ -1410,7 +1485,11 @@ fn named(path: &str) -> Vec<String> {
         Some("listeners") if path.contains(".max-head") || path.contains(".tls") => &["web"],
         Some("listeners") => &["im", "web"],
         Some("clusters") if path.contains("health.http") => &["http"],
+        Some("clusters") if path.contains("health.websocket") => &["websocket"],
+        Some("clusters") if path.contains("health.grpc") => &["grpc"],
+        Some("clusters") if path.contains("health.im") => &["im"],
         Some("clusters") if path.contains("health.tcp") || path.contains("health.off") => &["tcp"],
+        Some("clusters") if path.contains("agent-check") => &["tcp"],
         Some("clusters") => &["tcp", "http"],
         _ => &[""],
     };
@@ -1482,8 +1561,8 @@ endpoints = [{ address = "10.0.0.7:1", weight = 9, max-connections = 10 }]
     let health = &cluster.health;
     assert_eq!((health.fast_interval, health.timeout), (health.interval, health.interval), "not longer than that");
     assert!((health.jitter - 0.05).abs() < 1e-9);
-    let crate::config::Probe::Http { expect, .. } = &health.probe else { panic!("an http probe") };
-    assert_eq!(expect, &[(200, 200), (300, 399)]);
+    let crate::config::Probe::Http(probe) = &health.probe else { panic!("an http probe") };
+    assert_eq!(probe.expect, &[(200, 200), (300, 399)]);
     let locality = &cluster.localities[0];
     assert_eq!((locality.priority, locality.endpoints[0].max_connections.map(u32::from)), (7, Some(10)));
 }

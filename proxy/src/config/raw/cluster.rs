@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::health::{RawAgentCheck, RawHealth};
 use super::listener::HttpVersion;
 use super::{OneOrMany, Placed, defaults};
 use crate::config::units::{Distance, Percent, Period, Rate};
@@ -66,8 +67,12 @@ pub struct RawCluster {
     pub connect_timeout: Placed<Period>,
     /// How long an endpoint may take until the head of its answer, and between two parts of the body.
     pub response_timeout: Placed<Period>,
-    /// How endpoints are probed: one of `http`, `tcp`, `off`. TCP by default.
+    /// How endpoints are probed: one of `tcp`, `http`, `websocket`, `grpc`, `im`, `off`. TCP by default.
     pub health: Placed<RawHealth>,
+    /// Asks an agent beside each endpoint how much the endpoint can take.
+    pub agent_check: Option<Placed<RawAgentCheck>>,
+    /// `true`: tunnels of an endpoint that goes down are asked to leave it, at the pace of `drain.rate`.
+    pub cut_on_down: Placed<bool>,
     /// Socket options of the connections to endpoints.
     pub tcp: RawUpstreamTcp,
 }
@@ -329,69 +334,6 @@ pub struct RawUpstreamTls {
     pub verify: Placed<bool>,
 }
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RawHealth {
-    /// `true`: no probing; endpoints count as up.
-    pub off: Option<Placed<bool>>,
-    /// Opens a connection.
-    pub tcp: Option<Placed<RawTcpProbe>>,
-    /// Asks for a path.
-    pub http: Option<Placed<RawHttpProbe>>,
-}
-
-/// When to probe, and when to believe it.
-#[derive(Debug)]
-pub struct RawProbeTiming {
-    pub interval: Placed<Period>,
-    pub fast_interval: Placed<Period>,
-    pub timeout: Placed<Period>,
-    pub jitter: Placed<Percent>,
-    pub rise: Placed<i64>,
-    pub fall: Placed<i64>,
-}
-
-/// The keys of [`RawProbeTiming`] are repeated in both probes, because `flatten` would lose their places.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RawTcpProbe {
-    /// Between two probes of an endpoint.
-    pub interval: Placed<Period>,
-    /// Between two probes of an endpoint in doubt. The default is shortened to a shorter `interval`.
-    pub fast_interval: Placed<Period>,
-    /// A probe without an answer by then has failed. The default is shortened to a shorter `interval`.
-    pub timeout: Placed<Period>,
-    /// Share of the interval by which probes are spread.
-    pub jitter: Placed<Percent>,
-    /// Good probes in a row that bring an endpoint up, 1 to 100.
-    pub rise: Placed<i64>,
-    /// Failed probes in a row that take it down, 1 to 100.
-    pub fall: Placed<i64>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RawHttpProbe {
-    /// The path to ask for.
-    pub path: Placed<String>,
-    /// The `Host` to ask for. The endpoint's own address by default.
-    pub host: Option<Placed<String>>,
-    /// Status codes that are good: `200` or `200-299`.
-    pub expect: Placed<Vec<Placed<String>>>,
-    /// Between two probes of an endpoint.
-    pub interval: Placed<Period>,
-    /// Between two probes of an endpoint in doubt. The default is shortened to a shorter `interval`.
-    pub fast_interval: Placed<Period>,
-    /// A probe without an answer by then has failed. The default is shortened to a shorter `interval`.
-    pub timeout: Placed<Period>,
-    /// Share of the interval by which probes are spread.
-    pub jitter: Placed<Percent>,
-    /// Good probes in a row that bring an endpoint up, 1 to 100.
-    pub rise: Placed<i64>,
-    /// Failed probes in a row that take it down, 1 to 100.
-    pub fall: Placed<i64>,
-}
-
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RawUpstreamTcp {
@@ -399,27 +341,4 @@ pub struct RawUpstreamTcp {
     pub keepalive: Placed<Period>,
     /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); "0s" leaves it to the kernel.
     pub user_timeout: Placed<Period>,
-}
-
-impl RawTcpProbe {
-    pub fn timing(self) -> RawProbeTiming {
-        let RawTcpProbe { interval, fast_interval, timeout, jitter, rise, fall } = self;
-        RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall }
-    }
-}
-
-/// What an HTTP probe asks, without the timing.
-#[derive(Debug)]
-pub struct RawHttpQuestion {
-    pub path: Placed<String>,
-    pub host: Option<Placed<String>>,
-    pub expect: Placed<Vec<Placed<String>>>,
-}
-
-impl RawHttpProbe {
-    pub fn parts(self) -> (RawHttpQuestion, RawProbeTiming) {
-        let RawHttpProbe { path, host, expect, interval, fast_interval, timeout, jitter, rise, fall } = self;
-        let timing = RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall };
-        (RawHttpQuestion { path, host, expect }, timing)
-    }
 }

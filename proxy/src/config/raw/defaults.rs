@@ -8,10 +8,14 @@ use super::cluster::{
     CriterionName, OrderName, PolicyName, RawLimits, RawMaglev, RawPeakEwma, RawPrequal, RawRingHash, RawSlowStart,
     RawSpill, RttFrom, SpillBy,
 };
+use super::health::{
+    RawGrpcProbe, RawGrpcQuestion, RawHttpProbe, RawHttpQuestion, RawImProbe, RawImQuestion, RawInitial, RawTcpProbe,
+    RawTcpQuestion, RawWebsocketProbe, RawWebsocketQuestion,
+};
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
-    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp,
-    RawLocality, RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
+    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawListenerTcp, RawLocality,
+    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTimeouts, RawUpstreamTcp,
 };
 use crate::config::units::{Distance, Percent, Period, Rate, Size};
 
@@ -108,6 +112,8 @@ impl Default for RawCluster {
             // nginx's `proxy_read_timeout`.
             response_timeout: seconds(60),
             health: RawHealth::default().into(),
+            agent_check: None,
+            cut_on_down: off(),
             tcp: RawUpstreamTcp::default(),
         }
     }
@@ -210,24 +216,67 @@ impl Default for RawProbeTiming {
             jitter: Percent(20).into(),
             rise: 2.into(),
             fall: 3.into(),
+            initial: RawInitial::Up.into(),
         }
     }
 }
 
 impl Default for RawTcpProbe {
     fn default() -> RawTcpProbe {
-        let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall } = RawProbeTiming::default();
-        RawTcpProbe { interval, fast_interval, timeout, jitter, rise, fall }
+        RawTcpProbe::new(RawTcpQuestion {}, RawProbeTiming::default())
     }
 }
 
 impl Default for RawHttpProbe {
     fn default() -> RawHttpProbe {
-        let RawProbeTiming { interval, fast_interval, timeout, jitter, rise, fall } = RawProbeTiming::default();
-        let path = "/healthz".to_owned().into();
-        let expect = vec!["200-299".to_owned().into()].into();
-        RawHttpProbe { path, host: None, expect, interval, fast_interval, timeout, jitter, rise, fall }
+        let question = RawHttpQuestion {
+            path: "/healthz".to_owned().into(),
+            host: None,
+            expect: vec!["200-299".to_owned().into()].into(),
+            // Envoy's.
+            degraded_header: "x-envoy-degraded".to_owned().into(),
+        };
+        RawHttpProbe::new(question, RawProbeTiming::default())
     }
+}
+
+impl Default for RawWebsocketProbe {
+    fn default() -> RawWebsocketProbe {
+        let question = RawWebsocketQuestion { path: "/".to_owned().into(), host: None, protocol: None };
+        RawWebsocketProbe::new(question, RawProbeTiming::default())
+    }
+}
+
+impl Default for RawGrpcProbe {
+    fn default() -> RawGrpcProbe {
+        let question = RawGrpcQuestion { service: nothing(), authority: None };
+        RawGrpcProbe::new(question, RawProbeTiming::default())
+    }
+}
+
+impl Default for RawImProbe {
+    fn default() -> RawImProbe {
+        let question = RawImQuestion {
+            path: "/ws".to_owned().into(),
+            host: None,
+            token_file: None,
+            device: "warbler-probe".to_owned().into(),
+        };
+        RawImProbe::new(question, RawProbeTiming::default())
+    }
+}
+
+/// HAProxy's `agent-inter` follows its `inter`.
+pub fn agent_interval() -> Placed<Period> {
+    seconds(2)
+}
+
+pub fn agent_timeout() -> Placed<Period> {
+    seconds(1)
+}
+
+pub fn nothing() -> Placed<String> {
+    String::new().into()
 }
 
 impl Default for RawUpstreamTcp {

@@ -1,0 +1,184 @@
+//! Agents beside endpoints: what they say counts until they say otherwise, and for tunnels as for picks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bench::harness::{Agent, EchoTcp, eventually};
+use serde_json::Value;
+
+use crate::edge::{Edge, SOON};
+use crate::ends::echo_client;
+use crate::parts::wait_until_picks_know;
+
+/// Two echo endpoints on addresses of their own, each with an agent on the same port.
+struct Pair {
+    echoes: [EchoTcp; 2],
+    agents: [Agent; 2],
+}
+
+impl Pair {
+    async fn start(line: &str) -> Pair {
+        let echoes = [EchoTcp::start_on("127.0.0.2:0").await.unwrap(), EchoTcp::start_on("127.0.0.3:0").await.unwrap()];
+        let first = Agent::start_on("127.0.0.2:0", line).await.unwrap();
+        let second = Agent::start_on(&format!("127.0.0.3:{}", first.address().port()), line).await.unwrap();
+        Pair { echoes, agents: [first, second] }
+    }
+
+    fn addresses(&self) -> [SocketAddr; 2] {
+        self.echoes.each_ref().map(EchoTcp::address)
+    }
+
+    /// With weight 4 each; `keys` go into the cluster.
+    fn config(&self, keys: &str) -> String {
+        let [a, b] = self.addresses();
+        format!(
+            "[edge]\nworkers = 1\n[drain]\nrate = \"20/s\"\nclose-wait = \"1s\"\n\
+             [listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n\
+             [clusters.c]\npolicy = \"round-robin\"\nhealth.off = true\n{keys}\n\
+             [clusters.c.localities.here]\nendpoints = [{{ address = \"{a}\", weight = 4 }}, {{ address = \"{b}\", weight = 4 }}]\n"
+        )
+    }
+
+    fn asked(&self, keys: &str) -> String {
+        let port = self.agents[0].address().port();
+        self.config(&format!("agent-check = {{ port = {port}, interval = \"100ms\"{keys} }}"))
+    }
+}
+
+/// The vote of one source on an endpoint.
+fn vote<'a>(endpoint: &'a Value, source: &str) -> &'a Value {
+    let votes = endpoint["votes"].as_array().unwrap();
+    votes.iter().find(|vote| vote["source"] == source).unwrap()
+}
+
+async fn wait_for(edge: &Edge, address: SocketAddr, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let seen = eventually(SOON, what, async || Some(edge.endpoint(address).await).filter(|endpoint| is_it(endpoint)));
+    match seen.await {
+        Ok(endpoint) => endpoint,
+        Err(_) => panic!("not {what}: {}", edge.endpoint(address).await),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_sets_weight_and_limit_and_what_it_does_not_name_stays() {
+    let pair = Pair::start("ready up\n").await;
+    let [a, b] = pair.addresses();
+    let edge = Edge::start(&pair.asked(", send = \"how are you?\\n\"")).await;
+    pair.agents[0].says("25% maxconn:2, hello\r\n");
+    let limited = wait_for(&edge, a, "limited", |endpoint| endpoint["max_connections"] == 2).await;
+    assert_eq!((&limited["weight"], &limited["agent"]["weight_percent"]), (&1.into(), &25.into()), "{limited}");
+    assert_eq!((&limited["standing"], &vote(&limited, "agent")["standing"]), (&"up".into(), &"up".into()));
+    edge.process.wait_for_log("agent says a word that is not known", SOON).await.unwrap();
+    assert!(edge.count("warbler_agent_checks_total", &[("result", "unclear")]).await >= 1);
+    assert!(pair.agents[1].heard().starts_with(b"how are you?\n"));
+    // One in five by weight, and never more than two.
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [2, 8]);
+    for _ in 0..10 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [2, 18]);
+    pair.agents[0].says("maxconn:0");
+    let unlimited = wait_for(&edge, a, "unlimited", |endpoint| endpoint["max_connections"].is_null()).await;
+    assert_eq!(unlimited["weight"], 1, "{unlimited}");
+    // Without agents nothing of what they said is left.
+    edge.reload(&pair.config("")).await;
+    let forgotten = wait_for(&edge, a, "as configured", |endpoint| endpoint["weight"] == 4).await;
+    assert!(forgotten["agent"]["weight_percent"].is_null(), "{forgotten}");
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_agent_drains_it_is_emptied_and_only_the_agent_takes_that_back() {
+    let mut pair = Pair::start("ready\n").await;
+    let [a, b] = pair.addresses();
+    let edge = Edge::start(&pair.asked("")).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [10, 10]);
+    pair.agents[0].says("drain\n");
+    let draining = edge.wait_for_standing(a, "draining").await;
+    assert_eq!((&draining["source"], &draining["reason"]), (&"agent".into(), &"drain".into()), "{draining}");
+    eventually(SOON, "all of them gone", async || (pair.echoes[0].open() == 0).then_some(())).await.unwrap();
+    let lines = edge.wait_for_lines(10).await;
+    assert!(lines.iter().all(|line| line["leave_reason"] == "endpoint-draining"), "{lines:#?}");
+    assert_eq!(edge.count("warbler_asked_to_leave_total", &[("reason", "endpoint-draining")]).await, 10);
+    for _ in 0..4 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [0, 14]);
+    // An agent that is gone changes nothing, and neither does a word about something else.
+    pair.agents[0].stop().await;
+    let failed = edge.count("warbler_agent_checks_total", &[("result", "failed")]).await;
+    let unheard =
+        async || (edge.count("warbler_agent_checks_total", &[("result", "failed")]).await >= failed + 3).then_some(());
+    eventually(SOON, "an agent that does not answer", unheard).await.unwrap();
+    assert_eq!(edge.endpoint(a).await["standing"], "draining");
+    pair.agents[0].says("up 100%\n");
+    let answered = pair.agents[0].answered();
+    pair.agents[0].restart().await.unwrap();
+    eventually(SOON, "two answers", async || (pair.agents[0].answered() >= answered + 2).then_some(())).await.unwrap();
+    assert_eq!(edge.endpoint(a).await["standing"], "draining");
+    pair.agents[0].says("ready\n");
+    edge.wait_for_standing(a, "up").await;
+    wait_until_picks_know(&edge, "im", a, "up").await;
+    let _newcomers = [echo_client(edge.address("im")).await, echo_client(edge.address("im")).await];
+    assert_eq!(edge.leases(&[a]).await, [1]);
+}
+
+/// Whoever was not asked yet stays: the wish is taken back.
+#[tokio::test]
+async fn an_endpoint_that_is_ready_again_keeps_the_tunnels_that_were_not_asked_yet() {
+    let pair = Pair::start("ready\n").await;
+    let [a, _] = pair.addresses();
+    let edge = Edge::start(&pair.asked("").replace("20/s", "5/s")).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    // No weight is a wish to be empty, as in HAProxy.
+    pair.agents[0].says("0%\n");
+    let draining = edge.wait_for_standing(a, "draining").await;
+    assert_eq!(draining["reason"], "weight 0%", "{draining}");
+    let asked = async || edge.count("warbler_asked_to_leave_total", &[]).await;
+    eventually(SOON, "the first one asked", async || (asked().await > 0).then_some(())).await.unwrap();
+    pair.agents[0].says("50%\n");
+    edge.wait_for_standing(a, "up").await;
+    wait_until_picks_know(&edge, "im", a, "up").await;
+    // Rounds of the pacer, in which nobody may be asked, are what is tested here.
+    let before = asked().await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(asked().await <= before + 1, "the order is withdrawn");
+    assert!(pair.echoes[0].open() >= 10, "the rest stays: {}", pair.echoes[0].open());
+}
+
+#[tokio::test]
+async fn maintenance_and_down_of_an_agent_let_tunnels_stay() {
+    let pair = Pair::start("ready up\n").await;
+    let [a, b] = pair.addresses();
+    let edge = Edge::start(&pair.asked("")).await;
+    let _clients = [echo_client(edge.address("im")).await, echo_client(edge.address("im")).await];
+    assert_eq!(edge.leases(&[a, b]).await, [1, 1]);
+    pair.agents[0].says("down#disk is full\n");
+    let down = edge.wait_for_standing(a, "down").await;
+    assert_eq!(down["reason"], "down: disk is full", "{down}");
+    wait_until_picks_know(&edge, "im", a, "down").await;
+    pair.agents[0].says("maint\n");
+    edge.wait_for_standing(a, "maintenance").await;
+    wait_until_picks_know(&edge, "im", a, "maintenance").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [1, 5]);
+    // The word that ends one does not end the other.
+    pair.agents[0].says("ready\n");
+    edge.wait_for_standing(a, "down").await;
+    pair.agents[0].says("up\n");
+    edge.wait_for_standing(a, "up").await;
+    assert_eq!(edge.count("warbler_asked_to_leave_total", &[]).await, 0);
+}
