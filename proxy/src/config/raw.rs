@@ -7,6 +7,7 @@
 //! Every default is in [`defaults`], and what is left `None` here has no value until `check` finds one
 //! (the number of CPUs, the host name) or is truly optional.
 
+pub mod affinity;
 pub mod cluster;
 pub mod defaults;
 pub mod listener;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::affinity::{RawStickiness, RawTokenKeys, RawUserToken};
 pub use self::cluster::{
     RawCluster, RawEndpoint, RawHealth, RawHttpProbe, RawLocality, RawP2c, RawProbeTiming, RawRtt, RawRule,
     RawTcpProbe, RawUpstreamTcp, RawUpstreamTls,

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::findings::Scope;
+use crate::affinity::keys::{self, TokenKeys};
 use crate::config::CertificateFiles;
 use crate::config::diagnostic::{Problem, Severity, line_and_column};
 use crate::config::raw::{Placed, RawCertificate};
@@ -135,10 +136,37 @@ pub(super) fn token(path: &Path, written: &Placed<String>, scope: &mut Scope<'_,
     if bytes.trim_ascii().is_empty() {
         scope.error(written.span(), format!("{} is empty", path.display())).help("it must hold the bearer token");
     }
+    warn_if_open_to_all(path, written, scope);
+}
+
+fn warn_if_open_to_all(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
     let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
     if mode & 0o004 != 0 {
         let problem = scope.warning(written.span(), format!("everybody can read {}", path.display()));
         problem.help(format!("chmod 600 {}", path.display()));
+    }
+}
+
+/// A secret for HS256 tokens: whoever has it can be every user.
+pub(super) fn token_secret(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
+    let Some(bytes) = read(path, written, scope) else { return };
+    if let Err(fault) = TokenKeys::default().add_secret(&bytes) {
+        scope.error(written.span(), format!("{} {fault}", path.display())).help(fault.help());
+        return;
+    }
+    let length = keys::secret_in(&bytes).len();
+    if length < keys::SECRET_LENGTH {
+        let message = format!("the secret in {} has {length} bytes: it can be guessed", path.display());
+        scope.warning(written.span(), message).help("32 random bytes or more: openssl rand -hex 32");
+    }
+    warn_if_open_to_all(path, written, scope);
+}
+
+/// Public keys that tokens are signed with.
+pub(super) fn token_keys(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
+    let Some(bytes) = read(path, written, scope) else { return };
+    if let Err(fault) = TokenKeys::default().add_public(&bytes) {
+        scope.error(written.span(), format!("{} {fault}", path.display())).help(fault.help());
     }
 }
 

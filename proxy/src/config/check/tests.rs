@@ -1372,6 +1372,8 @@ cluster = "http"
 
 [clusters.tcp]
 tls.name = "im.example.com"
+stickiness = {}
+user-token.verify.public-key-file = "users.pem"
 rules = [{ localities = "here" }]
 
 [clusters.tcp.localities.here]
@@ -1379,6 +1381,8 @@ endpoints = [{ address = "10.0.0.7:5222" }]
 
 [clusters.http]
 tls.name = "im.example.com"
+stickiness = {}
+user-token.verify.public-key-file = "users.pem"
 rules = [{ localities = "here" }]
 health.http = {}
 
