@@ -133,13 +133,19 @@ fn help_by_example(text: &str, forms: &[&str]) -> String {
 }
 
 fn header_name(name: &str) -> Result<HeaderName, String> {
+    if name.is_empty() {
+        return Err("its name must follow the colon".to_owned());
+    }
     name.parse().map_err(|_cause| format!("`{}` is not the name of a header field", name.escape_debug()))
 }
 
 /// A token, by RFC 6265 section 4.1.1: the same letters as the name of a header field, but their case counts.
 fn cookie_name(name: &str) -> Result<String, String> {
-    let fitting = header_name(name).is_ok();
-    fitting.then(|| name.to_owned()).ok_or_else(|| format!("`{}` is not the name of a cookie", name.escape_debug()))
+    match header_name(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) if !name.is_empty() => Err(format!("`{}` is not the name of a cookie", name.escape_debug())),
+        Err(help) => Err(help),
+    }
 }
 
 fn query_name(name: &str) -> Result<String, String> {

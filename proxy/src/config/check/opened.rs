@@ -319,6 +319,46 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_tokens_are_read() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let (public, private) = (pair.public_key_pem(), pair.serialize_pem());
+        let config = |secret: &str, keys: &str| {
+            format!(
+                "[listeners.web]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\nroutes = [{{ cluster = \"im\" }}]\n{CLUSTER}\
+                 [clusters.im]\nstickiness = {{}}\nhash-on = [\"user\"]\n\
+                 user-token.verify = {{ hs256-secret-file = \"{secret}\", public-key-file = \"{keys}\" }}\n"
+            )
+        };
+        let files: [(&str, &[u8]); 5] = [
+            ("secret", b"0123456789abcdef0123456789abcdef\n"),
+            ("open-token", b"short\n"),
+            ("empty", b"\n"),
+            ("public.pem", public.as_bytes()),
+            ("private.pem", private.as_bytes()),
+        ];
+        check(&config("secret", "public.pem"), &files, &[]);
+        check(
+            &config("open-token", "private.pem"),
+            &files,
+            &[
+                "main.toml:10:43: warning: the secret in open-token has 5 bytes: it can be guessed\n   \
+                 help: 32 random bytes or more: openssl rand -hex 32",
+                "main.toml:10:43: warning: everybody can read open-token\n   help: chmod 600 open-token",
+                "main.toml:10:75: error: private.pem holds a private key, and verifying needs the public one\n   \
+                 help: openssl pkey -in KEY -pubout",
+            ],
+        );
+        check(
+            &config("empty", "gone.pem"),
+            &files,
+            &[
+                "main.toml:10:43: error: empty is empty\n   help: it must hold the secret, at least 32 random bytes",
+                "main.toml:10:70: error: cannot read gone.pem: No such file or directory (os error 2)",
+            ],
+        );
+    }
+
+    #[test]
     fn wrong_overrides_are_shown_at_their_own_place() {
         let config = format!(
             "[geoip]\ndatabases = [\"bad.mmdb\"]\noverrides = \"bad.toml\"\n[listeners.im]\nbind = [\"127.0.0.1:0\"]\n\

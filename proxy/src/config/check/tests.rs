@@ -1,5 +1,7 @@
 //! What operators get to read, whole: a text, and every problem that it has.
 
+mod affinity;
+
 use std::path::Path;
 use std::time::Duration;
 
