@@ -35,7 +35,7 @@ impl Affinity {
     /// for keys.
     pub fn of(state: &State, cluster: &ClusterPlan, client: IpAddr, request: Option<Request<'_>>) -> Affinity {
         let Some(keys) = &cluster.keys else { return Affinity::default() };
-        let reading = keys.read(client, request);
+        let reading = keys.read(client, request, SystemTime::now());
         if let Some(refused) = reading.refused {
             state.metrics.token_refused(&cluster.config.name, refused.as_str());
         }
@@ -102,35 +102,39 @@ impl Keys {
         Ok(Some(Keys { sources: config.hash_on.clone(), user }))
     }
 
-    /// The key of a client. A tcp client has no `request`, and only its address can count.
-    pub fn read(&self, client: IpAddr, request: Option<Request<'_>>) -> Reading {
+    /// The key of a client. A tcp client has no `request`, and only its address can count. `now` is for tokens, which
+    /// expire.
+    pub fn read(&self, client: IpAddr, request: Option<Request<'_>>, now: SystemTime) -> Reading {
         let mut refused = None;
         for (nth, source) in self.sources.iter().enumerate() {
-            let mut user = None;
-            let hash = match (source, request) {
-                (KeySource::Address { v4, v6 }, _) => Some(hash_key(source::network(client, *v4, *v6).as_bytes())),
-                (_, None) => None,
-                (KeySource::Header(name), Some(request)) => request.header(name).map(hash_key),
-                (KeySource::Cookie(name), Some(request)) => request.cookie(name).map(hash_key),
-                (KeySource::Query(name), Some(request)) => request.query(name).map(|value| hash_key(value.as_bytes())),
-                (KeySource::PathSegment(nth), Some(request)) => request.segment(*nth).map(|value| hash_key(&value)),
-                (KeySource::User, Some(request)) => {
-                    user = match self.user.as_ref().and_then(|tokens| tokens.user(request, SystemTime::now())) {
-                        Some(Ok(user)) => Some(user),
-                        Some(Err(error)) => {
-                            refused = Some(error);
-                            None
-                        }
-                        None => None,
-                    };
-                    user.as_ref().map(|user| hash_key(user.as_bytes()))
-                }
+            let found = match (source, &self.user, request) {
+                (KeySource::User, Some(tokens), Some(request)) => match tokens.user(request, now) {
+                    Some(Ok(user)) => Some((hash_key(user.as_bytes()), Some(user))),
+                    Some(Err(error)) => {
+                        refused = Some(error);
+                        None
+                    }
+                    None => None,
+                },
+                _ => hash_of(source, client, request).map(|hash| (hash, None)),
             };
-            if let Some(hash) = hash {
+            if let Some((hash, user)) = found {
                 return Reading { key: Some(Key { hash, source: nth, user }), refused };
             }
         }
         Reading { key: None, refused }
+    }
+}
+
+/// By a source that says it plainly; a user is never plain.
+fn hash_of(source: &KeySource, client: IpAddr, request: Option<Request<'_>>) -> Option<u64> {
+    match source {
+        KeySource::User => None,
+        KeySource::Address { v4, v6 } => Some(hash_key(source::network(client, *v4, *v6).as_bytes())),
+        KeySource::Header(name) => request?.header(name).map(hash_key),
+        KeySource::Cookie(name) => request?.cookie(name).map(hash_key),
+        KeySource::Query(name) => request?.query(name).map(|value| hash_key(value.as_bytes())),
+        KeySource::PathSegment(nth) => request?.segment(*nth).map(|value| hash_key(&value)),
     }
 }
 
@@ -160,6 +164,8 @@ impl Drop for Stay {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use http::HeaderMap;
 
     use super::*;
@@ -178,7 +184,7 @@ mod tests {
             if let Some(device) = device {
                 headers.insert("x-device", device.parse().unwrap());
             }
-            let reading = keys.read(client, Some(Request { headers: &headers, path: "/ws", query }));
+            let reading = keys.read(client, Some(Request { headers: &headers, path: "/ws", query }), UNIX_EPOCH);
             let want = Key { hash: hash_key(value), source, user: None };
             assert_eq!(reading, Reading { key: Some(want), refused: None }, "{device:?} {query:?}");
         };
@@ -192,9 +198,9 @@ mod tests {
     fn without_http_only_the_address_counts() {
         let client: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
         let only_http = keys(&[KeySource::Cookie("sid".into()), KeySource::PathSegment(1), KeySource::User]);
-        assert_eq!(only_http.read(client, None), Reading { key: None, refused: None });
+        assert_eq!(only_http.read(client, None, UNIX_EPOCH), Reading { key: None, refused: None });
         let with_address = keys(&[KeySource::Cookie("sid".into()), KeySource::Address { v4: 24, v6: 48 }]);
         let want = Key { hash: hash_key(&[192, 0, 2, 0]), source: 1, user: None };
-        assert_eq!(with_address.read(client, None).key, Some(want));
+        assert_eq!(with_address.read(client, None, UNIX_EPOCH).key, Some(want));
     }
 }

@@ -7,6 +7,7 @@ mod matched;
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use geoip::{Located, Source};
 use http::HeaderMap;
@@ -177,7 +178,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     // The dice of this answer: another client of the class may get another endpoint of the same tier.
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
     let request = matches!(listener.config.serves, Serves::Http(_)).then(|| request(question, &headers));
-    let reading = cluster.keys.as_ref().map(|keys| keys.read(from, request));
+    let reading = cluster.keys.as_ref().map(|keys| keys.read(from, request, SystemTime::now()));
     let key = reading.as_ref().and_then(|reading| reading.key.as_ref().map(|key| key.hash));
     let address = key.and_then(|key| cluster.state.sticky.find(key, now));
     let pin = address.and_then(|address| cluster.ix_of(address));

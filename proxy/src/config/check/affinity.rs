@@ -8,6 +8,7 @@ use http::HeaderName;
 use super::findings::Scope;
 use super::{OpenFiles, opened};
 use crate::config::affinity::{KeySource, Stickiness, TokenPlace, TokenTrust, UserToken};
+use crate::config::raw::cluster::PolicyName;
 use crate::config::raw::{Placed, RawCluster, RawStickiness, RawTokenKeys, RawUserToken};
 
 const SECOND: u64 = 1_000;
@@ -38,8 +39,11 @@ pub(super) fn affinity(raw: &RawCluster, serves_tcp: bool, scope: &mut Scope<'_,
 
 /// Whether anything goes by the key of a client.
 fn needs_key(raw: &RawCluster, scope: &Scope<'_, '_>) -> bool {
-    let refused = ["stickiness", "policy", "request-policy"].iter().any(|key| scope.was_refused(key));
-    raw.stickiness.is_some() || refused
+    let by_key = |policy: PolicyName| matches!(policy, PolicyName::Maglev | PolicyName::RingHash);
+    let refused = ["stickiness", "policy", "request-policy", "rules"].iter().any(|key| scope.was_refused(key));
+    let of_rules = raw.rules.iter().flat_map(|rule| [rule.policy, rule.request_policy]).flatten();
+    let mut policies = [raw.policy, raw.request_policy].into_iter().chain(of_rules);
+    raw.stickiness.is_some() || policies.any(by_key) || refused
 }
 
 fn hash_on(raw: &RawCluster, serves_tcp: bool, scope: &mut Scope<'_, '_>) -> Option<Vec<KeySource>> {
@@ -77,7 +81,7 @@ fn hash_on(raw: &RawCluster, serves_tcp: bool, scope: &mut Scope<'_, '_>) -> Opt
     let sources = all_right?;
     if written.is_written() && !needs_key(raw, scope) {
         let problem = scope.warning(written.span(), "`hash-on` has no effect: nothing goes by it");
-        problem.help("`stickiness` does");
+        problem.help("`stickiness` and the policies `maglev` and `ring-hash` do");
     } else if serves_tcp && !sources.iter().any(is_address) {
         let message = "clients of a tcp listener have no key: of `hash-on`, only `address` works without HTTP";
         scope.warning(written.span(), message).help("add \"address\" as the last source");

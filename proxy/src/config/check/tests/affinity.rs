@@ -50,7 +50,7 @@ fn sources_that_never_count_are_warned_of() {
         &with_cluster("hash-on = [\"header:x\"]\n"),
         "
 t.toml:8:11: warning: `hash-on` has no effect: nothing goes by it
-   help: `stickiness` does",
+   help: `stickiness` and the policies `maglev` and `ring-hash` do",
     );
     check(
         &with_cluster("stickiness = {}\nhash-on = [\"address/24,48\", \"cookie:sid\"]\n"),
