@@ -118,6 +118,23 @@ async fn the_first_source_of_the_key_counts_and_others_follow() {
 }
 
 #[tokio::test]
+async fn two_edges_send_a_client_to_the_same_endpoint_by_its_key() {
+    let stubs = three_stubs().await;
+    let keys = "request-policy = \"maglev\"\nhash-on = [\"header:x-user\", \"address\"]";
+    let config = web_with("", keys, &stubs.each_ref().map(HttpStub::address));
+    let edges = [Edge::start(&config).await, Edge::start(&config).await];
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..12 {
+        let user = format!("user-{user}");
+        let one = answers(&edges[0], "/", &[("x-user", &user)]).await;
+        assert_eq!(answers(&edges[1], "/", &[("x-user", &user)]).await, one, "{user}");
+        seen.insert(one);
+    }
+    assert!(seen.len() > 1, "the key decides, and users differ: {seen:?}");
+    assert_eq!(entries(&edges[0]).await, None, "nobody has to be remembered for it");
+}
+
+#[tokio::test]
 async fn the_user_of_a_good_token_is_known_and_a_bad_one_is_nobody() {
     let stubs = three_stubs().await;
     let keys = "request-policy = \"round-robin\"\nstickiness = {}\nhash-on = [\"user\"]\n\
