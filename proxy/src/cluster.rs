@@ -11,6 +11,7 @@ pub mod members;
 pub mod plan;
 pub mod probe;
 pub mod resolve;
+pub mod sticky;
 pub mod votes;
 
 pub use class::{Cell, Client};

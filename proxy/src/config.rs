@@ -5,6 +5,7 @@
 //! the other, and it reports every problem at once. Nothing here is "not filled in yet": defaults live in `raw` and
 //! nowhere else.
 
+pub mod affinity;
 pub mod check;
 pub mod diagnostic;
 pub mod files;
@@ -12,6 +13,7 @@ pub mod raw;
 pub mod reference;
 pub mod units;
 
+pub use self::affinity::{KeySource, Stickiness, TokenPlace, TokenTrust, UserToken};
 pub use self::check::{Loaded, OpenFiles, load, load_text};
 
 pub use self::diagnostic::Report;
@@ -260,6 +262,10 @@ pub struct Cluster {
     pub policy: Policy,
     /// For HTTP requests.
     pub request_policy: Policy,
+    /// What a client is known by; the first that it has counts. Never empty.
+    pub hash_on: Vec<KeySource>,
+    pub user_token: Option<UserToken>,
+    pub stickiness: Option<Stickiness>,
     pub steer: Vec<Criterion>,
     pub distance_band_km: f64,
     pub rtt: RttSettings,

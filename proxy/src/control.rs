@@ -187,6 +187,7 @@ fn on_beat(state: &State) {
     for cluster in &snapshot.clusters {
         changed |= cluster.follow_rtts(&snapshot.config.edge, now);
         changed |= cluster.shed(now) | cluster.is_warming_up();
+        cluster.state.sticky.expire(now);
     }
     if changed {
         state.steering_changed.notify_one();

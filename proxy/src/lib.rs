@@ -22,6 +22,7 @@ pub mod route;
 pub mod tcp;
 pub mod upgrade;
 
+pub mod affinity;
 pub mod cluster;
 pub mod pick;
 pub mod upstream;

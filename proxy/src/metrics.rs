@@ -27,6 +27,7 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     picks_total: IntCounterVec,
     pick_failures_total: IntCounterVec,
+    token_failures_total: IntCounterVec,
     connect_failures_total: IntCounterVec,
     standing_changes_total: IntCounterVec,
     degraded_changes_total: IntCounterVec,
@@ -101,6 +102,11 @@ impl Metrics {
             pick_failures_total: counters(
                 "warbler_pick_failures_total",
                 "Clients for whom no endpoint could be picked, by reason.",
+                &["cluster", "reason"],
+            )?,
+            token_failures_total: counters(
+                "warbler_user_token_failures_total",
+                "Tokens that did not count as the client's user, by the check that failed.",
                 &["cluster", "reason"],
             )?,
             connect_failures_total: counters(
@@ -195,6 +201,10 @@ impl Metrics {
 
     pub fn pick_failed(&self, cluster: &str, reason: &str) {
         self.pick_failures_total.with_label_values(&[cluster, reason]).inc();
+    }
+
+    pub fn token_refused(&self, cluster: &str, reason: &str) {
+        self.token_failures_total.with_label_values(&[cluster, reason]).inc();
     }
 
     pub(crate) fn connect_failed(&self, cluster: &str) {

@@ -261,6 +261,7 @@ impl Reloader {
                 cluster.state.clone(),
                 &running.config.edge,
                 cluster.tls.clone(),
+                cluster.keys.clone(),
                 now,
             );
             if rebuilt.steers_like(cluster) {

@@ -2,6 +2,7 @@
 
 use policies::Kind as PickKind;
 
+use crate::affinity::Affinity;
 use crate::config::ClusterIx;
 use crate::connection::Opened;
 use crate::trip::{Kind, Trip};
@@ -14,7 +15,8 @@ pub async fn serve(opened: Opened, cluster: ClusterIx) {
     let mut trip = Trip::new(worker.state.clone(), Kind::Tcp, origin);
     let cluster = snapshot.cluster(cluster);
     let client = snapshot.client(trip.origin.client.ip());
-    match upstream::reach(&worker.state, cluster, &client, PickKind::Tunnel, &mut trip).await {
+    let affinity = Affinity::of(&worker.state, cluster, trip.origin.client.ip(), None);
+    match upstream::reach(&worker.state, cluster, &client, affinity, PickKind::Tunnel, &mut trip).await {
         Ok(Reached { io: endpoint_io, endpoint }) => {
             registered.becomes_tunnel(endpoint, plan.config.timeouts.idle);
             let close_wait = snapshot.config.drain.close_wait;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use policies::{Lease, Reason};
 
+use crate::affinity::Stay;
 use crate::cluster::EndpointState;
 use crate::config::Name;
 use crate::events;
@@ -124,6 +125,8 @@ pub struct Picked {
     pub locality: Name,
     pub reason: Reason,
     pub lease: Lease,
+    /// From the connect on, where clients are brought back to their endpoints.
+    pub stay: Option<Stay>,
 }
 
 /// What an HTTP request adds.
@@ -218,8 +221,8 @@ impl Drop for Trip {
             self.outcome = Outcome::Panicked;
         }
         // The lease goes first: who reads the event sees the counts without this trip.
-        let picked = self.picked.take().map(|Picked { endpoint, locality, reason, lease }| {
-            drop(lease);
+        let picked = self.picked.take().map(|Picked { endpoint, locality, reason, lease, stay }| {
+            drop((lease, stay));
             (endpoint, locality, reason)
         });
         events::trip_ended(self, picked.as_ref().map(|(endpoint, locality, reason)| (&**endpoint, locality, *reason)));

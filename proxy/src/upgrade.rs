@@ -14,6 +14,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use policies::Kind as PickKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::affinity::Affinity;
+use crate::affinity::source::Request;
 use crate::cluster::ClusterPlan;
 use crate::http::forwarded::Forwarding;
 use crate::http::{Connection, answer};
@@ -135,7 +137,9 @@ impl Upgrade {
         let cluster = self.snapshot.cluster(routed.cluster);
         let client = self.snapshot.client(self.forwarding.client);
         let state = &connection.worker.state;
-        let reaching = upstream::reach(state, cluster, &client, PickKind::Tunnel, trip);
+        let request = Request::new(&self.head.headers, &self.head.target);
+        let affinity = Affinity::of(state, cluster, self.forwarding.client, Some(request));
+        let reaching = upstream::reach(state, cluster, &client, affinity, PickKind::Tunnel, trip);
         let Reached { io, endpoint } = reaching.await.map_err(|error| {
             let status = if error.outcome() == Outcome::NoEndpoint { 503 } else { 502 };
             refusal(error.outcome(), status, error)

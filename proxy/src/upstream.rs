@@ -8,6 +8,7 @@ use policies::{Answer, Kind, NoPick, Tick, Tried};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::affinity::{Affinity, Stay};
 use crate::cluster::{Client, ClusterPlan, EndpointState};
 use crate::events;
 use crate::pick::pick;
@@ -33,6 +34,7 @@ pub async fn reach(
     state: &State,
     cluster: &ClusterPlan,
     client: &Client,
+    affinity: Affinity,
     kind: Kind,
     trip: &mut Trip,
 ) -> Result<Reached, ReachError> {
@@ -40,7 +42,7 @@ pub async fn reach(
     let mut tried = Tried::default();
     let mut last = None;
     while trip.tries < MAX_TRIES {
-        let (picked, ix) = match pick(state, cluster, client, kind, &tried) {
+        let (picked, ix) = match pick(state, cluster, client, affinity, kind, &tried) {
             Ok(picked) => picked,
             Err(no_pick) => return Err(last.unwrap_or(ReachError::NoEndpoint(no_pick))),
         };
@@ -54,6 +56,7 @@ pub async fn reach(
             Ok(io) => {
                 if let Some(picked) = &mut trip.picked {
                     picked.lease.connected();
+                    picked.stay = Stay::begin(state, cluster, affinity, &endpoint);
                 }
                 return Ok(Reached { io, endpoint });
             }

@@ -7,15 +7,18 @@ mod matched;
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use geoip::{Located, Source};
 use http::HeaderMap;
-use policies::{Cursors, Kind, LocalityRtt, SeededDice, Tick};
+use policies::{Cursors, Kind, LocalityRtt, PickContext, Reason, SeededDice, Tick, Tried};
 use serde::{Deserialize, Serialize};
 
 pub use self::matched::Matched;
+use crate::affinity::Reading;
+use crate::affinity::source::Request;
 use crate::cluster::{Client, ClusterPlan};
-use crate::config::{Listener, Serves};
+use crate::config::{Cluster, Listener, Serves};
 use crate::route::Routed;
 use crate::snapshot::Snapshot;
 
@@ -65,6 +68,10 @@ pub struct Answer {
     /// Likewise.
     pub steer: Vec<String>,
     pub class: Class,
+    /// Where something goes by the key of a client.
+    pub known_by: Option<KnownBy>,
+    /// The endpoint that the client had, if stickiness knows one.
+    pub remembered: Option<Remembered>,
     pub localities: Vec<Locality>,
     pub endpoints: Vec<Endpoint>,
     pub pick: Option<Pick>,
@@ -92,6 +99,24 @@ pub struct Class {
     /// That rule, or the entry of the map, and what it says.
     pub matched: Option<Matched>,
     pub cell: String,
+}
+
+/// What tells this client from others; never the value itself, which may be a secret.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KnownBy {
+    /// The entry of `hash-on` that counts; none if the client has none of them.
+    pub source: Option<String>,
+    /// Who the client is, when `user` counts.
+    pub user: Option<String>,
+    /// Why its token does not count, if it has one.
+    pub token_refused: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Remembered {
+    pub endpoint: String,
+    /// Whether the client gets it again.
+    pub applies: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -145,13 +170,21 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let from: IpAddr = question.from.parse().map_err(|_cause| ExplainError::NotAnAddress(question.from.clone()))?;
     let from = from.to_canonical();
     let listener = listener(snapshot, question)?;
-    let (routed, kind) = route(snapshot, &listener.config, question)?;
+    let headers = headers(&question.headers)?;
+    let (routed, kind) = route(snapshot, &listener.config, question, &headers)?;
     let cluster = snapshot.cluster(routed.cluster);
     let located = snapshot.geo.locate(from);
     let client = Client::new(from, &located);
     // The dice of this answer: another client of the class may get another endpoint of the same tier.
     let seed = u64::try_from(now.0.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
-    let explanation = cluster.explain(&client, kind, &mut SeededDice::new(seed), &mut Cursors::new(seed), now);
+    let request = matches!(listener.config.serves, Serves::Http(_)).then(|| request(question, &headers));
+    let reading = cluster.keys.as_ref().map(|keys| keys.read(from, request, SystemTime::now()));
+    let key = reading.as_ref().and_then(|reading| reading.key.as_ref().map(|key| key.hash));
+    let address = key.and_then(|key| cluster.state.sticky.find(key, now));
+    let pin = address.and_then(|address| cluster.ix_of(address));
+    let (mut dice, mut cursors, tried) = (SeededDice::new(seed), Cursors::new(seed), Tried::default());
+    let context = PickContext::new(&mut dice, &mut cursors, &tried, now);
+    let explanation = cluster.explain(&client, kind, &mut PickContext { key, pin, ..context });
     let (rule, cell) = cluster.class_of(&client);
     let matched = rule.and_then(|rule| Matched::new(cluster, usize::from(rule), &client.place));
     let rtts = cluster.rtts(&snapshot.config.edge, now);
@@ -170,6 +203,12 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
             matched,
             cell: cell.to_string(),
         },
+        known_by: reading.map(|reading| known_by(&cluster.config, reading)),
+        remembered: address.map(|address| Remembered {
+            endpoint: pin
+                .map_or_else(|| address.to_string(), |pin| cluster.view.endpoints[pin.0 as usize].name.to_string()),
+            applies: explanation.outcome.as_ref().is_ok_and(|choice| choice.reason == Reason::Sticky),
+        }),
         localities: explanation.localities.iter().map(|explained| locality(&rtts, explained)).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint, now)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
@@ -198,17 +237,38 @@ fn listener<'s>(
     }
 }
 
-fn route(snapshot: &Snapshot, listener: &Listener, question: &Question) -> Result<(Routed, Kind), ExplainError> {
+fn known_by(config: &Cluster, reading: Reading) -> KnownBy {
+    let token_refused = reading.refused.map(|refused| refused.to_string());
+    let (source, user) = match reading.key {
+        Some(key) => (Some(config.hash_on[key.source].to_string()), key.user),
+        None => (None, None),
+    };
+    KnownBy { source, user, token_refused }
+}
+
+fn request<'q>(question: &'q Question, headers: &'q HeaderMap) -> Request<'q> {
+    let target = question.path.as_deref().unwrap_or("/");
+    match target.split_once('?') {
+        Some((path, query)) => Request { headers, path, query: Some(query) },
+        None => Request { headers, path: target, query: None },
+    }
+}
+
+fn route(
+    snapshot: &Snapshot,
+    listener: &Listener,
+    question: &Question,
+    headers: &HeaderMap,
+) -> Result<(Routed, Kind), ExplainError> {
     if let Serves::Tcp { cluster } = listener.serves {
         return Ok((Routed { route: listener.name.clone(), cluster, idle: None }, Kind::Tunnel));
     }
-    let headers = headers(&question.headers)?;
     let host = question.host.clone().unwrap_or_default();
-    let path = question.path.clone().unwrap_or_else(|| "/".into());
-    let path_only = path.split('?').next().unwrap_or("/");
+    let path = request(question, headers).path;
     let plan = snapshot.listeners.iter().find(|plan| plan.config.name == listener.name);
-    let routed = plan.and_then(|plan| plan.routes.find(&host, path_only, &headers));
+    let routed = plan.and_then(|plan| plan.routes.find(&host, path, headers));
     let kind = if question.upgrade { Kind::Tunnel } else { Kind::Request };
+    let path = path.to_owned();
     let routed = routed.ok_or(ExplainError::NoRoute { listener: listener.name.to_string(), host, path })?;
     Ok((routed, kind))
 }
@@ -302,6 +362,13 @@ impl fmt::Display for Answer {
             Some(matched) => writeln!(f, "rule      {matched}")?,
             None => writeln!(f, "rule      none")?,
         }
+        if let Some(known_by) = &self.known_by {
+            writeln!(f, "known by  {known_by}")?;
+        }
+        if let Some(remembered) = &self.remembered {
+            let verdict = if remembered.applies { "brought back there" } else { "which cannot take it now" };
+            writeln!(f, "had       {}, {verdict}", remembered.endpoint)?;
+        }
         writeln!(
             f,
             "\n{:<16} {:>4} {:>5} {:>10} {:>12} {:>10} {:>8} {:>6}",
@@ -324,6 +391,19 @@ impl fmt::Display for Answer {
             }
             (None, Some(refused)) => write!(f, "\nrefused   {refused}"),
             (None, None) => f.write_char('\n'),
+        }
+    }
+}
+
+impl fmt::Display for KnownBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.source.as_deref().unwrap_or("nothing of `hash-on`"))?;
+        if let Some(user) = &self.user {
+            write!(f, " {}", user.escape_debug())?;
+        }
+        match &self.token_refused {
+            Some(why) => write!(f, "  (its token does not count: {why})"),
+            None => Ok(()),
         }
     }
 }

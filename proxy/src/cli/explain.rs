@@ -29,10 +29,10 @@ pub struct ExplainArgs {
     /// The host that the client asks for.
     #[arg(long)]
     host: Option<String>,
-    /// The path that the client asks for.
+    /// The path that the client asks for, with or without a query.
     #[arg(long)]
     path: Option<String>,
-    /// A header field of the request, for routes that match some; may be given several times.
+    /// A header field of the request, for routes and `hash-on`; may be given several times.
     #[arg(long = "header", value_name = "NAME=VALUE")]
     headers: Vec<String>,
     /// A WebSocket or other upgrade instead of a plain request.

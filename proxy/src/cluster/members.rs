@@ -8,6 +8,7 @@ use std::time::Duration;
 use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Standing, Tick, Used};
 
 use super::EndpointState;
+use super::sticky::Sticky;
 use crate::config::{Address, Cluster, Health, Initial, Name, Probe};
 
 /// What outlives a snapshot of one cluster. Kept by name.
@@ -15,6 +16,8 @@ pub struct ClusterState {
     pub name: Name,
     /// The tables of hash policies, as long as a plan uses them.
     pub tables: HashTables,
+    /// Which endpoint each client had.
+    pub sticky: Sticky,
     inner: Mutex<Inner>,
 }
 
@@ -100,6 +103,7 @@ impl ClusterState {
     pub fn new(name: Name) -> ClusterState {
         ClusterState {
             name,
+            sticky: Sticky::default(),
             tables: HashTables::new(),
             inner: Mutex::new(Inner {
                 endpoints: BTreeMap::new(),

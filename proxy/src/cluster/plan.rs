@@ -8,13 +8,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Cursors, Dice, Endpoint, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
-    Policy, Ramp, RuleIndex, Share, Steering, Tick, Tried, Used, Weight, compile,
+    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
+    Policy, Ramp, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
 };
 
 use super::class::{Cell, Client};
 use super::members::ClusterState;
 use super::{EndpointState, class};
+use crate::affinity::Keys;
 use crate::config::{self, Config, Name};
 use crate::tls::UpstreamTls;
 
@@ -31,6 +32,10 @@ pub struct ClusterPlan {
     pub members: Vec<Arc<EndpointState>>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
+    /// How clients are known; `None` where nothing goes by it.
+    pub keys: Option<Arc<Keys>>,
+    /// Where an address is in `members`. Empty without stickiness.
+    by_address: HashMap<SocketAddr, EndpointIx>,
     rules: RuleIndex,
     /// For tunnels and for requests; see [`ClusterPlan::learns_by`].
     learns_by: [Option<Policy>; 2],
@@ -45,8 +50,10 @@ impl ClusterPlan {
         state: Arc<ClusterState>,
         edge: &config::Edge,
         tls: Option<UpstreamTls>,
+        keys: Option<Arc<Keys>>,
         now: Tick,
     ) -> ClusterPlan {
+        state.sticky.fit(config.stickiness, now);
         let (members, endpoints) = members(config, &state, now);
         let rtts = rtts(config, edge, &members, &endpoints, now);
         let localities = localities(config, &state, &rtts, &state.bands(config, &rtts, now));
@@ -60,7 +67,9 @@ impl ClusterPlan {
             priority_limits: config.priority_limits.clone(),
             tables: state.tables.clone(),
         };
+        let addresses = members.iter().map(|member| member.address).zip((0..).map(EndpointIx));
         ClusterPlan {
+            by_address: if config.stickiness.is_some() { addresses.collect() } else { HashMap::new() },
             config: config.clone(),
             state,
             members,
@@ -68,6 +77,7 @@ impl ClusterPlan {
             learns_by: [Kind::Tunnel, Kind::Request].map(|kind| learns_by(config, kind)),
             view,
             tls,
+            keys,
             plans: ArcSwap::default(),
             compiling: Mutex::new(()),
         }
@@ -137,31 +147,20 @@ impl ClusterPlan {
         self.plans.store(Arc::new(plans));
     }
 
-    pub fn pick(
-        &self,
-        client: &Client,
-        kind: Kind,
-        dice: &mut impl Dice,
-        cursors: &mut Cursors,
-        tried: &Tried,
-        now: Tick,
-    ) -> Result<Pick, NoPick> {
-        self.plan(self.class_of(client)).pick(kind, &mut PickContext::new(dice, cursors, tried, now))
+    pub fn pick(&self, client: &Client, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
+        self.plan(self.class_of(client)).pick(kind, cx)
+    }
+
+    /// Where the member with this address is. Known only with stickiness.
+    pub fn ix_of(&self, address: SocketAddr) -> Option<EndpointIx> {
+        self.by_address.get(&address).copied()
     }
 
     /// Everything that a pick for this client weighs, and its result, by the function that routes live traffic.
-    pub fn explain(
-        &self,
-        client: &Client,
-        kind: Kind,
-        dice: &mut impl Dice,
-        cursors: &mut Cursors,
-        now: Tick,
-    ) -> policies::Explanation {
+    pub fn explain(&self, client: &Client, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> policies::Explanation {
         let (rule, cell) = self.class_of(client);
         let distances = self.distances_km(cell);
-        let class = ClassView { rule: rule.map(usize::from), distances_km: &distances };
-        policies::explain(&self.view, &class, kind, &mut PickContext::new(dice, cursors, &Tried::default(), now))
+        policies::explain(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances }, kind, cx)
     }
 
     pub fn class_of(&self, client: &Client) -> PlanKey {
@@ -345,7 +344,9 @@ pub fn offline(config: &Config, ix: config::ClusterIx) -> ClusterPlan {
     // Nobody probes here, so nobody waits for a first probe.
     cluster.health.initial = config::Initial::Up;
     let state = Arc::new(ClusterState::new(cluster.name.clone()));
-    ClusterPlan::build(&cluster, state, &config.edge, None, Tick(Duration::ZERO))
+    // A configuration that was checked with its files has keys that can be read.
+    let keys = Keys::open(&cluster).ok().flatten().map(Arc::new);
+    ClusterPlan::build(&cluster, state, &config.edge, None, keys, Tick(Duration::ZERO))
 }
 
 #[cfg(test)]

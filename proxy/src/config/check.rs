@@ -4,6 +4,7 @@
 //! nothing about what was refused before: one mistake is one problem. If anything is an error, no [`Config`] comes out.
 
 mod address;
+mod affinity;
 mod area;
 mod cluster;
 mod endpoint;
@@ -101,7 +102,7 @@ fn checked(gathered: Gathered, findings: &mut Findings<'_>) -> Option<Config> {
     if listeners.is_some() {
         names.warn_of_unused(findings);
     }
-    let clusters = cluster::all(clusters, &geography, findings);
+    let clusters = cluster::all(clusters, &names, &geography, findings);
     let files = findings.sources.paths().map(Path::to_owned).collect();
     Some(Config {
         edge: edge?,

@@ -7,6 +7,7 @@
 //! Every default is in [`defaults`], and what is left `None` here has no value until `check` finds one
 //! (the number of CPUs, the host name) or is truly optional.
 
+pub mod affinity;
 pub mod cluster;
 pub mod defaults;
 pub mod health;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::affinity::{RawStickiness, RawTokenKeys, RawUserToken};
 pub use self::cluster::{
     RawCluster, RawEndpoint, RawLocality, RawP2c, RawRtt, RawRule, RawUpstreamTcp, RawUpstreamTls,
 };

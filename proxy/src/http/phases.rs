@@ -15,6 +15,8 @@ use policies::{Answer, Kind as PickKind, Policy, Tick, Tried};
 
 use super::forwarded::{Forwarding, X_REQUEST_ID};
 use super::{Connection, answer};
+use crate::affinity::source::Request;
+use crate::affinity::{Affinity, Stay};
 use crate::cluster::ClusterPlan;
 use crate::config::UpstreamHttp;
 use crate::events;
@@ -35,6 +37,7 @@ const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 pub struct Passage {
     begun: Option<Begun>,
     cluster: Option<Arc<ClusterPlan>>,
+    affinity: Affinity,
     tried: Tried,
     last_tried: Option<policies::EndpointIx>,
     sent: Option<Sent>,
@@ -239,6 +242,8 @@ impl Passage {
         };
         let cluster = begun.snapshot.cluster(routed.cluster).clone();
         begun.trip.cluster = Some(cluster.config.name.clone());
+        let seen = Request::new(&request.headers, &request.uri);
+        self.affinity = Affinity::of(&begun.connection.worker.state, &cluster, begun.forwarding.client, Some(seen));
         if let Some(facts) = &mut begun.trip.request {
             facts.route = Some(routed.route);
         }
@@ -251,7 +256,7 @@ impl Passage {
         let client = begun.snapshot.client(begun.forwarding.client);
         // A lease from a try that failed goes back before the next pick looks at the counts.
         begun.trip.picked = None;
-        match pick(&begun.connection.worker.state, cluster, &client, PickKind::Request, &self.tried) {
+        match pick(&begun.connection.worker.state, cluster, &client, self.affinity, PickKind::Request, &self.tried) {
             Ok((picked, ix)) => {
                 begun.trip.tries += 1;
                 // A try before this one may have failed; that is not how the request ends.
@@ -301,8 +306,10 @@ impl Passage {
     }
 
     fn connected(&mut self) {
-        if let Some(picked) = self.begun.as_mut().and_then(|begun| begun.trip.picked.as_mut()) {
+        let (Some(begun), Some(cluster)) = (&mut self.begun, &self.cluster) else { return };
+        if let Some(picked) = &mut begun.trip.picked {
             picked.lease.connected();
+            picked.stay = Stay::begin(&begun.connection.worker.state, cluster, self.affinity, &picked.endpoint);
         }
     }
 

@@ -30,6 +30,7 @@ impl Scraper {
         families.extend(connections(state, &snapshot)?);
         families.extend(endpoints(state, &snapshot)?);
         families.extend(localities(state, &snapshot)?);
+        families.extend(stickiness(&snapshot)?);
         families.extend(process(state)?);
         // The encoder refuses a metric that has no series yet.
         families.retain(|family| !family.get_metric().is_empty());
@@ -189,6 +190,30 @@ fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metr
         }
     }
     Ok([rtt.collect(), confidence.collect(), band.collect()].concat())
+}
+
+/// Of clusters that have it.
+fn stickiness(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+    let results = prometheus::IntCounterVec::new(
+        Opts::new(
+            "warbler_stickiness_total",
+            "Clients that got the endpoint they had (hit) or not (miss, unavailable, no-key), and clients forgotten early (evicted).",
+        ),
+        &["cluster", "result"],
+    )?;
+    let entries = IntGaugeVec::new(
+        Opts::new("warbler_stickiness_entries", "Clients whose endpoint is remembered."),
+        &["cluster"],
+    )?;
+    for cluster in &snapshot.clusters {
+        let sticky = &cluster.state.sticky;
+        let Some(count) = sticky.entries() else { continue };
+        entries.with_label_values(&[&*cluster.config.name]).set(signed(count));
+        for (result, count) in sticky.results() {
+            results.with_label_values(&[&*cluster.config.name, result]).inc_by(count);
+        }
+    }
+    Ok([results.collect(), entries.collect()].concat())
 }
 
 fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {

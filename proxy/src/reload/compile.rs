@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::resolve::Resolved;
+use crate::affinity::Keys;
 use crate::cluster::{ClusterPlan, ClusterState};
 use crate::config::{self, Config, Name, Serves};
 use crate::listener::{ListenerIdentity, ListenerPlan, ListenerSlot};
@@ -48,20 +49,20 @@ pub(super) fn compile(
     now: policies::Tick,
 ) -> Snapshot {
     let config = Arc::new(resolved.loaded.config);
-    let plan = |(cluster, tls): (&config::Cluster, Option<UpstreamTls>)| {
+    let plan = |((cluster, tls), keys): ((&config::Cluster, Option<UpstreamTls>), Option<Arc<Keys>>)| {
         let state =
             clusters.entry(cluster.name.clone()).or_insert_with(|| Arc::new(ClusterState::new(cluster.name.clone())));
         if before.is_some() {
             state.has_started();
         }
-        let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, now);
+        let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, tls, keys, now);
         let old = before.and_then(|before| before.clusters.iter().find(|old| old.config.name == cluster.name));
         if let Some(old) = old {
             plan.warm_up(old);
         }
         Arc::new(plan)
     };
-    let cluster_plans = config.clusters.iter().zip(resolved.cluster_tls).map(plan).collect();
+    let cluster_plans = config.clusters.iter().zip(resolved.cluster_tls).zip(resolved.cluster_keys).map(plan).collect();
     let listener = |(listener, tls): (&config::Listener, Option<Arc<rustls::ServerConfig>>)| {
         let routes = match &listener.serves {
             Serves::Tcp { .. } => Routes::default(),

@@ -81,6 +81,8 @@ pub fn named_files(config: &Config) -> Vec<PathBuf> {
         }
     }
     files.extend(config.clusters.iter().filter_map(|cluster| cluster.tls.as_ref()?.ca.clone()));
+    let tokens = config.clusters.iter().filter_map(|cluster| cluster.user_token.as_ref());
+    files.extend(tokens.flat_map(|token| token.trust.files()).cloned());
     files.extend(config.geoip.databases.iter().cloned());
     files.extend(config.geoip.overrides.clone());
     files

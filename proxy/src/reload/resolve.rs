@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{self, FileState, GeoFiles};
+use crate::affinity::Keys;
 use crate::config::{self, Loaded, OpenFiles, Report, Serves};
 use crate::tls::{self, Tickets, UpstreamTls};
 
@@ -12,6 +13,7 @@ pub(super) struct Resolved {
     pub(super) loaded: Loaded,
     pub(super) listener_tls: Vec<Option<Arc<rustls::ServerConfig>>>,
     pub(super) cluster_tls: Vec<Option<UpstreamTls>>,
+    pub(super) cluster_keys: Vec<Option<Arc<Keys>>>,
     pub(super) geo: Arc<geoip::Geo>,
     pub(super) files: FileState,
 }
@@ -73,6 +75,17 @@ pub(super) fn resolve(path: &Path, tickets: &Tickets, geo_files: &mut GeoFiles) 
             })
         })
         .collect();
+    let cluster_keys = config
+        .clusters
+        .iter()
+        .map(|cluster| {
+            let keys = Keys::open(cluster).unwrap_or_else(|error| {
+                problems.push(format!("cluster `{}`: {error}", cluster.name));
+                None
+            });
+            keys.map(Arc::new)
+        })
+        .collect();
     let geo = geo_files.load(&config.geoip).unwrap_or_else(|error| {
         problems.push(error);
         Arc::default()
@@ -80,5 +93,5 @@ pub(super) fn resolve(path: &Path, tickets: &Tickets, geo_files: &mut GeoFiles) 
     if !problems.is_empty() {
         return Err(Refused { problems, report: None, files: named });
     }
-    Ok(Resolved { listener_tls, cluster_tls, geo, files, loaded })
+    Ok(Resolved { listener_tls, cluster_tls, cluster_keys, geo, files, loaded })
 }

@@ -167,7 +167,7 @@ impl Bench {
         let load = known.load.clone();
         let lease = load.reserve(None).unwrap();
         let reason = policies::Reason::Preferred;
-        trip.picked = Some(Picked { endpoint: known, locality: "x".into(), reason, lease });
+        trip.picked = Some(Picked { endpoint: known, locality: "x".into(), reason, lease, stay: None });
         let (a, b) = (SimWire::new(&client, &open), SimWire::new(&endpoint, &open));
         let tunnel = Tunnel::new(a, b, framing, &[], registered, trip, Duration::from_secs(5));
         let woken = Arc::new(Woken(AtomicUsize::new(1)));

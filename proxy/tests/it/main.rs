@@ -29,6 +29,7 @@ mod proxy_header;
 mod tls_in;
 mod tls_out;
 
+mod affinity;
 mod agent;
 mod dns;
 mod health;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use policies::Criterion;
 
 use super::area::Geography;
-use super::findings::{Findings, Scope};
+use super::findings::{Clusters, Findings, Scope};
 use super::rule::Around;
-use super::{OpenFiles, endpoint, health, listener, opened, policy, rtt, rule};
+use super::{OpenFiles, affinity, endpoint, health, listener, opened, policy, rtt, rule};
 use crate::config::files::InFile;
 use crate::config::raw::cluster::CriterionName;
 use crate::config::raw::defaults::BACKLOG;
@@ -21,18 +21,26 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// `None` if one of them is wrong.
 pub(super) fn all(
     raw: BTreeMap<String, InFile<RawCluster>>,
+    names: &Clusters,
     geography: &Geography,
     findings: &mut Findings<'_>,
 ) -> Option<Vec<Cluster>> {
     let mut checked = Vec::new();
     for (name, InFile { value, place }) in raw {
         let mut scope = Scope::new(format!("clusters.{name}"), &place, findings);
-        checked.push(cluster(&name, value, geography, &mut scope));
+        let serves_tcp = names.serves_tcp(&name);
+        checked.push(cluster(&name, value, serves_tcp, geography, &mut scope));
     }
     checked.into_iter().collect()
 }
 
-fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope<'_, '_>) -> Option<Cluster> {
+fn cluster(
+    name: &str,
+    raw: RawCluster,
+    serves_tcp: bool,
+    geography: &Geography,
+    scope: &mut Scope<'_, '_>,
+) -> Option<Cluster> {
     let name = scope.name("a cluster", name, None);
     let policies = policy::known(&raw, scope);
     let slow_start = policy::slow_start(&raw.slow_start, scope);
@@ -43,6 +51,7 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
     };
     let priority_limits = policy::priority_limits(&raw, scope);
     let spill = policy::spill(&raw, scope);
+    let affinity = affinity::affinity(&raw, serves_tcp, scope);
     let steer = criteria(&raw.steer, scope);
     warn_of_unknown_distances(&raw, scope);
     let distance_band_km = distance_band(&raw, scope);
@@ -72,6 +81,9 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
         name,
         policy: policies.named(raw.policy)?,
         request_policy: policies.named(raw.request_policy)?,
+        hash_on: affinity.hash_on?,
+        user_token: affinity.user_token?,
+        stickiness: affinity.stickiness?,
         steer: steer?,
         distance_band_km: distance_band_km?,
         rtt: rtt?,

@@ -198,6 +198,7 @@ pub(super) struct Clusters {
     /// By name, so in the order of [`ClusterIx`].
     defined: Vec<(String, Place)>,
     used: BTreeSet<usize>,
+    by_tcp: BTreeSet<usize>,
 }
 
 /// More names than these are of no help in a message.
@@ -206,7 +207,7 @@ const NAMES_IN_HELP: usize = 8;
 impl Clusters {
     pub(super) fn new(clusters: &BTreeMap<String, InFile<RawCluster>>) -> Clusters {
         let defined = clusters.iter().map(|(name, cluster)| (name.clone(), cluster.place.clone())).collect();
-        Clusters { defined, used: BTreeSet::new() }
+        Clusters { defined, used: BTreeSet::new(), by_tcp: BTreeSet::new() }
     }
 
     pub(super) fn find(&mut self, name: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<ClusterIx> {
@@ -221,6 +222,18 @@ impl Clusters {
             scope.error(name.span(), format!("no cluster is named `{}`", **name)).help(help);
         }
         None
+    }
+
+    /// As [`Clusters::find`], for a tcp listener.
+    pub(super) fn find_for_tcp(&mut self, name: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<ClusterIx> {
+        let found = self.find(name, scope);
+        self.by_tcp.extend(found.map(|found| found.0));
+        found
+    }
+
+    /// Whether a tcp listener sends its connections to this cluster.
+    pub(super) fn serves_tcp(&self, name: &str) -> bool {
+        self.by_tcp.iter().any(|at| self.defined[*at].0 == name)
     }
 
     fn help(&self, scope: &Scope<'_, '_>) -> String {

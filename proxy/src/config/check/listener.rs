@@ -204,7 +204,7 @@ fn serves_tcp(raw: &RawListener, clusters: &mut Clusters, scope: &mut Scope<'_, 
     http_only("max-head", raw.max_head.span());
     http_only("routes", raw.routes.first().and_then(Placed::span));
     match &raw.cluster {
-        Some(cluster) => Some(Serves::Tcp { cluster: clusters.find(cluster, scope)? }),
+        Some(cluster) => Some(Serves::Tcp { cluster: clusters.find_for_tcp(cluster, scope)? }),
         None => {
             if !scope.had_refused_keys() {
                 let problem = scope.error(None, "a tcp listener needs `cluster`");

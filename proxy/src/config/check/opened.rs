@@ -13,6 +13,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::findings::Scope;
+use crate::affinity::keys::{self, TokenKeys};
 use crate::config::CertificateFiles;
 use crate::config::diagnostic::{Problem, Severity, line_and_column};
 use crate::config::raw::{Placed, RawCertificate};
@@ -135,10 +136,37 @@ pub(super) fn token(path: &Path, written: &Placed<String>, scope: &mut Scope<'_,
     if bytes.trim_ascii().is_empty() {
         scope.error(written.span(), format!("{} is empty", path.display())).help("it must hold the bearer token");
     }
+    warn_if_open_to_all(path, written, scope);
+}
+
+fn warn_if_open_to_all(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
     let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
     if mode & 0o004 != 0 {
         let problem = scope.warning(written.span(), format!("everybody can read {}", path.display()));
         problem.help(format!("chmod 600 {}", path.display()));
+    }
+}
+
+/// A secret for HS256 tokens: whoever has it can be every user.
+pub(super) fn token_secret(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
+    let Some(bytes) = read(path, written, scope) else { return };
+    if let Err(fault) = TokenKeys::default().add_secret(&bytes) {
+        scope.error(written.span(), format!("{} {fault}", path.display())).help(fault.help());
+        return;
+    }
+    let length = keys::secret_in(&bytes).len();
+    if length < keys::SECRET_LENGTH {
+        let message = format!("the secret in {} has {length} bytes: it can be guessed", path.display());
+        scope.warning(written.span(), message).help("32 random bytes or more: openssl rand -hex 32");
+    }
+    warn_if_open_to_all(path, written, scope);
+}
+
+/// Public keys that tokens are signed with.
+pub(super) fn token_keys(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
+    let Some(bytes) = read(path, written, scope) else { return };
+    if let Err(fault) = TokenKeys::default().add_public(&bytes) {
+        scope.error(written.span(), format!("{} {fault}", path.display())).help(fault.help());
     }
 }
 
@@ -288,6 +316,46 @@ mod tests {
         );
         check(&config("overrides = \"asn.toml\"\n"), &files, &[&format!("main.toml:10:15: warning: {no_divisions}")]);
         check(&config("overrides = \"more.toml\"\n"), &files, &[]);
+    }
+
+    #[test]
+    fn keys_of_tokens_are_read() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let (public, private) = (pair.public_key_pem(), pair.serialize_pem());
+        let config = |secret: &str, keys: &str| {
+            format!(
+                "[listeners.web]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\nroutes = [{{ cluster = \"im\" }}]\n{CLUSTER}\
+                 [clusters.im]\nstickiness = {{}}\nhash-on = [\"user\"]\n\
+                 user-token.verify = {{ hs256-secret-file = \"{secret}\", public-key-file = \"{keys}\" }}\n"
+            )
+        };
+        let files: [(&str, &[u8]); 5] = [
+            ("secret", b"0123456789abcdef0123456789abcdef\n"),
+            ("open-token", b"short\n"),
+            ("empty", b"\n"),
+            ("public.pem", public.as_bytes()),
+            ("private.pem", private.as_bytes()),
+        ];
+        check(&config("secret", "public.pem"), &files, &[]);
+        check(
+            &config("open-token", "private.pem"),
+            &files,
+            &[
+                "main.toml:10:43: warning: the secret in open-token has 5 bytes: it can be guessed\n   \
+                 help: 32 random bytes or more: openssl rand -hex 32",
+                "main.toml:10:43: warning: everybody can read open-token\n   help: chmod 600 open-token",
+                "main.toml:10:75: error: private.pem holds a private key, and verifying needs the public one\n   \
+                 help: openssl pkey -in KEY -pubout",
+            ],
+        );
+        check(
+            &config("empty", "gone.pem"),
+            &files,
+            &[
+                "main.toml:10:43: error: empty is empty\n   help: it must hold the secret, at least 32 random bytes",
+                "main.toml:10:70: error: cannot read gone.pem: No such file or directory (os error 2)",
+            ],
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What operators get to read, whole: a text, and every problem that it has.
 
+mod affinity;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -1428,6 +1430,8 @@ cluster = "http"
 
 [clusters.tcp]
 tls.name = "im.example.com"
+stickiness = {}
+user-token.verify.public-key-file = "users.pem"
 rules = [{ localities = "here" }]
 agent-check.port = 8
 
@@ -1436,6 +1440,8 @@ endpoints = [{ address = "10.0.0.7:5222" }]
 
 [clusters.http]
 tls.name = "im.example.com"
+stickiness = {}
+user-token.verify.public-key-file = "users.pem"
 rules = [{ localities = "here" }]
 health.http = {}
 

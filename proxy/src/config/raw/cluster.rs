@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::affinity::{RawStickiness, RawUserToken};
 use super::health::{RawAgentCheck, RawHealth};
 use super::listener::HttpVersion;
 use super::{OneOrMany, Placed, defaults};
@@ -38,6 +39,12 @@ pub struct RawCluster {
     pub priority_limits: Vec<Placed<RawPriorityLimits>>,
     /// How localities stand in for each other.
     pub spill: RawSpill,
+    /// What a client is known by, for hash policies and stickiness: the first of these that it has counts.
+    pub hash_on: Placed<Vec<Placed<String>>>,
+    /// Where the token is that names the user, for `user` in `hash-on`.
+    pub user_token: Option<Placed<RawUserToken>>,
+    /// A client that comes back within a time gets the endpoint that it had.
+    pub stickiness: Option<Placed<RawStickiness>>,
     /// What decides between localities, the most important first; each orders only what those before left equal.
     pub steer: Vec<Placed<CriterionName>>,
     /// Distances to the client are compared in steps of this size: within one step, localities are equally far.

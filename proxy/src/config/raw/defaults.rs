@@ -15,7 +15,7 @@ use super::health::{
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
     LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawListenerTcp, RawLocality,
-    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTimeouts, RawUpstreamTcp,
+    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTimeouts, RawUpstreamTcp, RawUserToken,
 };
 use crate::config::units::{Distance, Percent, Period, Rate, Size};
 
@@ -95,6 +95,9 @@ impl Default for RawCluster {
             limits: RawLimits::default(),
             priority_limits: vec![],
             spill: RawSpill::default(),
+            hash_on: vec!["address".to_owned().into()].into(),
+            user_token: None,
+            stickiness: None,
             steer: [CriterionName::Rules, CriterionName::Distance, CriterionName::Rtt].map(Placed::from).into(),
             distance_band: Distance { km: 500.0 }.into(),
             rtt: RawRtt::default(),
@@ -179,6 +182,21 @@ impl Default for RawSpill {
     fn default() -> RawSpill {
         RawSpill { by: SpillBy::Weight, above: None, below: None, slope: Percent(10).into() }
     }
+}
+
+impl Default for RawUserToken {
+    fn default() -> RawUserToken {
+        let from = vec!["authorization".to_owned().into()];
+        RawUserToken { from: from.into(), claim: "sub".to_owned().into(), verify: None, decode_only: off() }
+    }
+}
+
+pub fn stickiness_ttl() -> Placed<Period> {
+    minutes(5)
+}
+
+pub fn stickiness_max_entries() -> Placed<i64> {
+    100_000.into()
 }
 
 impl Default for RawRtt {
