@@ -30,6 +30,7 @@ mod tls_in;
 mod tls_out;
 
 mod agent;
+mod controls;
 mod dns;
 mod health;
 mod probes;
