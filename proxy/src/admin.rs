@@ -4,6 +4,7 @@
 //! owner can open, may change things. The `Host` of a TCP request is checked, so that no web page can reach in through
 //! a name of its own (DNS rebinding).
 
+pub mod controls;
 pub mod explain;
 pub mod guard;
 pub mod ready;
@@ -128,6 +129,15 @@ fn router(context: Context, door: Door) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/explain", get(explain_client))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/overrides", get(controls::list).delete(controls::reset_all))
+        .route(
+            "/api/v1/clusters/{cluster}/localities/{locality}",
+            post(controls::set_on_locality).delete(controls::reset_locality),
+        )
+        .route(
+            "/api/v1/clusters/{cluster}/endpoints/{address}",
+            post(controls::set_on_endpoint).delete(controls::reset_endpoint),
+        )
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "no such page") })
         .layer(middleware::from_fn_with_state(guarded, guard::check))
         .with_state(context)

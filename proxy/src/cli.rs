@@ -4,6 +4,8 @@
 //! configuration, 4 a stated limit was not kept.
 
 pub mod check;
+pub mod controls;
+mod edge;
 pub mod explain;
 pub mod reload;
 pub mod run;
@@ -33,6 +35,18 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Tell a running edge to read its files again, and say what came of it.
     Reload(reload::ReloadArgs),
+    /// Take an endpoint out of service: no new clients, and its tunnels are asked to leave at drain.rate.
+    Drain(controls::OutArgs),
+    /// Take an endpoint out of service and leave its tunnels alone: no new clients.
+    Maintenance(controls::OutArgs),
+    /// Bring an endpoint back from drain or maintenance.
+    Ready(controls::ReadyArgs),
+    /// Shift new clients: the share or weight of a locality, the weight of an endpoint.
+    Shift(controls::ShiftArgs),
+    /// List what is set by hand, with what the files say.
+    Overrides(controls::OverridesArgs),
+    /// Take back what is set by hand: what the files say counts again.
+    Reset(controls::ResetArgs),
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
 }
@@ -63,6 +77,12 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args, &mut out, &mut err).unwrap_or(Code::Failed.into()),
         Command::Explain(args) => explain::explain(&args, &mut out, &mut err).into(),
         Command::Reload(args) => reload::reload(&args, &mut out, &mut err).into(),
+        Command::Drain(args) => controls::drain(&args, &mut out, &mut err).into(),
+        Command::Maintenance(args) => controls::maintenance(&args, &mut out, &mut err).into(),
+        Command::Ready(args) => controls::ready(&args, &mut out, &mut err).into(),
+        Command::Shift(args) => controls::shift(&args, &mut out, &mut err).into(),
+        Command::Overrides(args) => controls::overrides(&args, &mut out, &mut err).into(),
+        Command::Reset(args) => controls::reset(&args, &mut out, &mut err).into(),
         Command::Schema => if schema::print(&mut out).is_ok() { Code::Done } else { Code::Failed }.into(),
     }
 }

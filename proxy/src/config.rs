@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use geoip::Coordinates;
 use ipnet::IpNet;
-use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, RttBands, SlowStart, SpillBy, Weight};
+use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, RttBands, Share, SlowStart, SpillBy, Weight};
 
 /// A name that an operator gave to a listener, cluster or locality.
 pub type Name = Arc<str>;
@@ -347,6 +347,8 @@ pub struct Locality {
     pub provider: Option<Name>,
     pub location: Option<Coordinates>,
     pub priority: u32,
+    /// How much of the new clients that steering sends here may come, as the files have it.
+    pub share: Share,
     /// Declared, or the sum of what its endpoints may hold.
     pub capacity: Option<NonZeroU32>,
     pub endpoints: Vec<Endpoint>,

@@ -10,11 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
+use policies::Tick;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
+use crate::controls;
 use crate::events;
 use crate::leave::{self, ORDERS, Order};
 use crate::reload::{Reloader, forget_unused};
@@ -180,7 +182,9 @@ enum How {
 fn on_beat(state: &State) {
     state.registry.sweep_idle(BEAT);
     state.forget_retired();
-    end_votes(state);
+    let now = state.clock.now();
+    controls::end_due(state, now);
+    end_votes(state, now);
     let snapshot = state.snapshot.load_full();
     let now = state.clock.now();
     let mut changed = false;
@@ -196,8 +200,7 @@ fn on_beat(state: &State) {
 }
 
 /// Votes that were cast until a time end there.
-fn end_votes(state: &State) {
-    let now = state.clock.now();
+fn end_votes(state: &State, now: Tick) {
     let clusters: Vec<_> = state.clusters().values().cloned().collect();
     for endpoint in clusters.iter().flat_map(|cluster| cluster.endpoints()) {
         if endpoint.vote(|votes| votes.expire(now)) {

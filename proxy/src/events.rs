@@ -11,7 +11,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::access_log::{Line, millis_since_1970};
 use crate::cluster::EndpointState;
+use crate::cluster::overrides::{Note, Value};
 use crate::config::Name;
+use crate::controls::{HandChange, Target};
 use crate::registry::LeaveReason;
 use crate::state::State;
 use crate::trip::{Kind, Outcome, Trip};
@@ -69,6 +71,16 @@ pub fn standing_changed(state: &State, endpoint: &EndpointState) {
     } else {
         warn!(cluster, %endpoint, standing, source, reason, "endpoint changed its standing");
     }
+}
+
+/// An operator set something by hand, or took it back, or its time was over: what counted before, and what counts now.
+pub fn changed_by_hand(state: &State, target: &Target, before: &Value, after: &Value, note: &Note, why: HandChange) {
+    let kind = after.kind();
+    state.metrics.changed_by_hand(kind);
+    let seconds = note.until.map(|until| until.since(note.since).as_secs());
+    let (kind, by, reason, why) = (kind.as_str(), &*note.by, &*note.reason, why.as_str());
+    let (before, after) = (before.to_string(), after.to_string());
+    info!(kind, on = %target, before, after, reason, by, seconds, why, "changed by hand");
 }
 
 /// An endpoint says that it takes traffic but would rather not, or no longer says so.

@@ -31,6 +31,7 @@ pub mod registry;
 pub mod trip;
 pub mod tunnel;
 
+pub mod controls;
 pub mod leave;
 pub mod reload;
 pub mod sockets;

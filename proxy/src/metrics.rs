@@ -11,6 +11,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
+use crate::cluster::overrides::Kind;
 use crate::events;
 use crate::registry::LeaveReason;
 use crate::trip::Trip;
@@ -30,6 +31,7 @@ pub struct Metrics {
     token_failures_total: IntCounterVec,
     connect_failures_total: IntCounterVec,
     standing_changes_total: IntCounterVec,
+    override_changes_total: IntCounterVec,
     degraded_changes_total: IntCounterVec,
     probes_total: IntCounterVec,
     agent_checks_total: IntCounterVec,
@@ -123,6 +125,11 @@ impl Metrics {
                 "warbler_endpoint_degraded_changes_total",
                 "How often an endpoint began or ceased to call itself degraded.",
                 &["cluster", "degraded"],
+            )?,
+            override_changes_total: counters(
+                "warbler_override_changes_total",
+                "Changes by hand: set, taken back, or ended by their time.",
+                &["kind"],
             )?,
             probes_total: counters("warbler_probes_total", "Health probes by result.", &["cluster", "result"])?,
             agent_checks_total: counters(
@@ -256,6 +263,10 @@ impl Metrics {
 
     pub(crate) fn accept_paused(&self, listener: &str) {
         self.accept_pauses_total.with_label_values(&[listener]).inc();
+    }
+
+    pub(crate) fn changed_by_hand(&self, kind: Kind) {
+        self.override_changes_total.with_label_values(&[kind.as_str()]).inc();
     }
 
     pub(crate) fn alarm(&self, kind: &str) {

@@ -11,12 +11,13 @@ use std::time::SystemTime;
 
 use geoip::{Located, Source};
 use http::HeaderMap;
-use policies::{Cursors, Kind, LocalityRtt, PickContext, Reason, SeededDice, Tick, Tried};
+use policies::{Cursors, LocalityRtt, PickContext, Reason, SeededDice, Share, Tick, Tried};
 use serde::{Deserialize, Serialize};
 
 pub use self::matched::Matched;
 use crate::affinity::Reading;
 use crate::affinity::source::Request;
+use crate::cluster::overrides::Kind;
 use crate::cluster::{Client, ClusterPlan};
 use crate::config::{Cluster, Listener, Serves};
 use crate::route::Routed;
@@ -137,6 +138,10 @@ pub struct Locality {
     pub rtt_band: Option<u8>,
     pub priority: u32,
     pub load_percent: u32,
+    /// How much of what steering sends here may come; 0 is out of service.
+    pub share_percent: u8,
+    /// Who says so, when it is not all.
+    pub share_by: Option<String>,
     pub panic: bool,
 }
 
@@ -149,7 +154,11 @@ pub struct Endpoint {
     pub source: String,
     pub reason: String,
     pub since_seconds: u64,
+    /// In force; with the factors of localities, all weights of a cluster are brought to whole numbers.
     pub weight: u16,
+    pub configured_weight: u16,
+    /// Who says so, when an operator has set it.
+    pub weight_by: Option<String>,
     pub connections: u32,
     pub max_connections: Option<u32>,
     /// `eligible`, or the first thing that stands in the way.
@@ -209,7 +218,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
                 .map_or_else(|| address.to_string(), |pin| cluster.view.endpoints[pin.0 as usize].name.to_string()),
             applies: explanation.outcome.as_ref().is_ok_and(|choice| choice.reason == Reason::Sticky),
         }),
-        localities: explanation.localities.iter().map(|explained| locality(&rtts, explained)).collect(),
+        localities: explanation.localities.iter().map(|explained| locality(cluster, &rtts, explained)).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint, now)).collect(),
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
             endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
@@ -259,15 +268,15 @@ fn route(
     listener: &Listener,
     question: &Question,
     headers: &HeaderMap,
-) -> Result<(Routed, Kind), ExplainError> {
+) -> Result<(Routed, policies::Kind), ExplainError> {
     if let Serves::Tcp { cluster } = listener.serves {
-        return Ok((Routed { route: listener.name.clone(), cluster, idle: None }, Kind::Tunnel));
+        return Ok((Routed { route: listener.name.clone(), cluster, idle: None }, policies::Kind::Tunnel));
     }
     let host = question.host.clone().unwrap_or_default();
     let path = request(question, headers).path;
     let plan = snapshot.listeners.iter().find(|plan| plan.config.name == listener.name);
     let routed = plan.and_then(|plan| plan.routes.find(&host, path, headers));
-    let kind = if question.upgrade { Kind::Tunnel } else { Kind::Request };
+    let kind = if question.upgrade { policies::Kind::Tunnel } else { policies::Kind::Request };
     let path = path.to_owned();
     let routed = routed.ok_or(ExplainError::NoRoute { listener: listener.name.to_string(), host, path })?;
     Ok((routed, kind))
@@ -301,7 +310,16 @@ fn place(located: &Located) -> Place {
     }
 }
 
-fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplained) -> Locality {
+fn locality(cluster: &ClusterPlan, rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplained) -> Locality {
+    let overrides = cluster.state.overrides(&explained.name);
+    let configured = cluster.config.localities[usize::from(explained.locality.0)].share;
+    let by = || {
+        let by = overrides.get(Kind::Share).map(|set| set.note.describe());
+        let by = by.or_else(|| (configured != Share::ALL).then(|| "by the files".to_owned()));
+        let full =
+            (explained.share < overrides.share().unwrap_or(configured)).then(|| "as it is nearly full".to_owned());
+        by.into_iter().chain(full).collect::<Vec<_>>().join(", ")
+    };
     let rtt = rtts[usize::from(explained.locality.0)];
     Locality {
         name: explained.name.to_string(),
@@ -316,12 +334,16 @@ fn locality(rtts: &[Option<LocalityRtt>], explained: &policies::LocalityExplaine
         rtt_band: explained.rtt_band,
         priority: explained.priority,
         load_percent: explained.load_percent,
+        share_percent: explained.share.as_percent(),
+        share_by: (explained.share != Share::ALL).then(by),
         panic: explained.panic,
     }
 }
 
 fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now: Tick) -> Endpoint {
-    let votes = cluster.members[explained.endpoint.0 as usize].votes();
+    let at = explained.endpoint.0 as usize;
+    let member = &cluster.members[at];
+    let votes = member.votes();
     let (source, vote) = votes.worst();
     Endpoint {
         name: explained.name.to_string(),
@@ -331,6 +353,8 @@ fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now:
         reason: vote.reason.to_string(),
         since_seconds: now.since(vote.since).as_secs(),
         weight: explained.weight.get(),
+        configured_weight: cluster.configured_weights[at].get(),
+        weight_by: member.overrides().get(Kind::Weight).map(|set| set.note.describe()),
         connections: explained.leases,
         max_connections: explained.max_connections.map(std::num::NonZeroU32::get),
         eligibility: explained.eligibility.as_str().to_owned(),
@@ -439,7 +463,12 @@ impl fmt::Display for Locality {
             self.preference.map_or_else(|| "-".to_owned(), |preference| preference.to_string()),
             self.priority,
             self.load_percent
-        )
+        )?;
+        match (&self.share_by, self.share_percent) {
+            (None, _) => Ok(()),
+            (Some(by), 0) => write!(f, "  disabled {by}"),
+            (Some(by), percent) => write!(f, "  held to {percent}% {by}"),
+        }
     }
 }
 
@@ -456,6 +485,9 @@ impl fmt::Display for Endpoint {
         )?;
         if self.standing != "up" {
             write!(f, " ({}: {}, for {} s)", self.source, self.reason, self.since_seconds)?;
+        }
+        if let Some(by) = &self.weight_by {
+            write!(f, " (weight {by}; {} in the files)", self.configured_weight)?;
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use policies::{RttEstimate, Tick, Weight};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::controls::set_here;
+use crate::cluster::overrides::{self, Kind, Service};
 use crate::cluster::votes::{Source, Vote};
 use crate::cluster::{ClusterPlan, EndpointState};
 use crate::config::{self, RttSettings};
@@ -69,18 +71,27 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
     let rtts = plan.rtts(edge, state.clock.now());
     let settings = &plan.config.rtt;
     let localities = plan.view.localities.iter().zip(0u16..).map(|(locality, ix)| {
-        let here = plan.view.endpoints.iter().zip(&plan.members).filter(|(endpoint, _)| endpoint.locality.0 == ix);
+        let configured = &plan.config.localities[usize::from(ix)];
+        let here = plan.view.endpoints.iter().zip(&plan.members).zip(&plan.configured_weights);
+        let here = here.filter(|((endpoint, _), _)| endpoint.locality.0 == ix);
+        let file = |kind| match kind {
+            Kind::Share => Some(overrides::Value::Share(configured.share)),
+            _ => Some(overrides::Value::WeightPercent(100)),
+        };
         let rtt = rtts[usize::from(ix)];
         json!({
             "name": &*locality.name,
             "priority": locality.priority,
+            "share": locality.share.as_percent(),
+            "configured_share": configured.share.as_percent(),
+            "overrides": set_here(plan.state.overrides(&locality.name).all(), file, state.clock.now()),
             "rtt_ms": rtt.map(|known| millis(known.rtt)),
             "rtt_measured": rtt.is_some_and(|known| known.is_measured()),
             "rtt_confidence": rtt.and_then(|known| known.confidence),
             "rtt_band": locality.rtt_band,
-            "endpoints": here.map(|(configured, member)| {
-                let limits = (configured.weight, configured.max_connections);
-                endpoint(state, settings, member, &configured.name, Some(limits))
+            "endpoints": here.map(|((now, member), configured)| {
+                let limits = (now.weight, *configured, now.max_connections);
+                endpoint(state, settings, member, &now.name, Some(limits))
             }).collect::<Vec<_>>(),
         })
     });
@@ -101,23 +112,31 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
     })
 }
 
+/// `limits`: the weight in force, that of the files, and the most connections.
 fn endpoint(
     state: &State,
     settings: &RttSettings,
     member: &EndpointState,
     name: &str,
-    limits: Option<(Weight, Option<NonZeroU32>)>,
+    limits: Option<(Weight, Weight, Option<NonZeroU32>)>,
 ) -> Value {
     let now = state.clock.now();
     let rtts = member.rtts();
     let steers = |estimate: &RttEstimate| estimate.figure(now, settings.max_age).map(|figure| millis(figure.rtt));
+    let configured = limits.map(|(_, configured, _)| configured);
+    let file = |kind| match kind {
+        Kind::Weight => configured.map(overrides::Value::Weight),
+        _ => Some(overrides::Value::State(Service::Ready)),
+    };
     let votes = member.votes();
     let (source, vote) = votes.worst();
     json!({
         "name": name,
         "address": member.address,
-        "weight": limits.map(|(weight, _)| weight.get()),
-        "max_connections": limits.and_then(|(_, most)| most),
+        "weight": limits.map(|(weight, ..)| weight.get()),
+        "configured_weight": configured.map(Weight::get),
+        "max_connections": limits.and_then(|(.., most)| most),
+        "overrides": set_here(member.overrides().all(), file, now),
         "standing": vote.standing.as_str(),
         "reason": &*vote.reason,
         "source": source.as_str(),

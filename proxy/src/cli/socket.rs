@@ -22,12 +22,21 @@ pub fn ask(config: &Config, method: &str, target: &str) -> Result<(u16, Vec<u8>)
 /// # Errors
 /// When nobody answers.
 pub fn ask_at(path: &Path, method: &str, target: &str) -> Result<(u16, Vec<u8>), String> {
+    send_to(path, method, target, b"")
+}
+
+/// The same with a body, of JSON.
+///
+/// # Errors
+/// When nobody answers.
+pub fn send_to(path: &Path, method: &str, target: &str, body: &[u8]) -> Result<(u16, Vec<u8>), String> {
     let failed = |error: std::io::Error| format!("cannot ask the edge through {}: {error}", path.display());
     let mut stream = UnixStream::connect(path).map_err(failed)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-    let request = format!("{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let length = body.len();
+    let head = format!("{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(&[head.as_bytes(), body].concat()).map_err(failed)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(failed)?;
     parse(&answer).ok_or_else(|| format!("what answers on {} is not an edge", path.display()))

@@ -10,6 +10,7 @@ use policies::{Load, Rtt, RttEstimate, Standing, Tick};
 
 use super::agent::Said;
 use super::agent::line::Line;
+use super::overrides::Overrides;
 use super::votes::{Source, Votes};
 use crate::config::{Address, Name, RttFrom, RttSettings};
 use crate::registry::LeaveReason;
@@ -39,6 +40,8 @@ struct Known {
     agent: Said,
     /// Why its tunnels are asked to leave, if they are.
     leaving: Option<LeaveReason>,
+    /// What an operator set by hand.
+    overrides: Overrides,
     rtt: Rtts,
 }
 
@@ -101,6 +104,7 @@ impl EndpointState {
                 up_since: None,
                 agent: Said::default(),
                 leaving: None,
+                overrides: Overrides::default(),
                 rtt: Rtts::default(),
             }),
         }
@@ -194,6 +198,14 @@ impl EndpointState {
     pub fn tunnels_leave(&self, reason: Option<LeaveReason>) -> bool {
         let before = std::mem::replace(&mut self.known().leaving, reason);
         reason.is_some() && before != reason
+    }
+
+    pub fn overrides(&self) -> Overrides {
+        self.known().overrides.clone()
+    }
+
+    pub fn change_overrides<T>(&self, change: impl FnOnce(&mut Overrides) -> T) -> T {
+        change(&mut self.known().overrides)
     }
 
     pub fn origin(&self) -> Address {

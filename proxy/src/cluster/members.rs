@@ -8,6 +8,7 @@ use std::time::Duration;
 use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Standing, Tick, Used};
 
 use super::EndpointState;
+use super::overrides::Overrides;
 use super::sticky::Sticky;
 use crate::config::{Address, Cluster, Health, Initial, Name, Probe};
 
@@ -65,6 +66,8 @@ fn before_first_probe(added: bool, health: &Health) -> Standing {
 struct LocalityState {
     group: Arc<Group>,
     shedding: Shedding,
+    /// What an operator set by hand.
+    overrides: Overrides,
 }
 
 /// RTT bands of the localities of one configuration, by position.
@@ -155,6 +158,29 @@ impl ClusterState {
         self.inner().endpoints.values().cloned().collect()
     }
 
+    /// The endpoint of this address, configured or leaving.
+    pub fn known_endpoint(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
+        self.inner().endpoints.get(&address).cloned()
+    }
+
+    /// What is set by hand on a locality.
+    pub fn overrides(&self, locality: &str) -> Overrides {
+        self.inner().localities.get(locality).map(|state| state.overrides.clone()).unwrap_or_default()
+    }
+
+    /// The localities that something is set on, configured or not, by name.
+    pub fn overridden_localities(&self) -> Vec<(Name, Overrides)> {
+        let inner = self.inner();
+        let set = inner.localities.iter().filter(|(_, state)| !state.overrides.is_empty());
+        let mut set: Vec<_> = set.map(|(name, state)| (name.clone(), state.overrides.clone())).collect();
+        set.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        set
+    }
+
+    pub fn change_overrides<T>(&self, locality: &Name, change: impl FnOnce(&mut Overrides) -> T) -> T {
+        change(&mut self.inner().localities.entry(locality.clone()).or_default().overrides)
+    }
+
     /// Remembers a good answer; true when it says something new.
     pub fn resolved(&self, host: &Arc<str>, mut answer: Vec<IpAddr>) -> bool {
         answer.sort_unstable();
@@ -179,21 +205,25 @@ impl ClusterState {
         names
     }
 
-    /// Forgets endpoints that nothing names and nobody uses, and answers for names that are gone.
+    /// Forgets endpoints that nothing names, nobody uses and no operator has set anything on, and answers for names that
+    /// are gone. What is in maintenance stays so when its name comes back.
     pub fn forget_unused(&self, config: Option<&Cluster>, named: &[Arc<EndpointState>]) {
         let mut inner = self.inner();
-        inner
-            .endpoints
-            .retain(|_, endpoint| endpoint.load.leases() > 0 || named.iter().any(|kept| Arc::ptr_eq(kept, endpoint)));
+        inner.endpoints.retain(|_, endpoint| {
+            endpoint.load.leases() > 0
+                || named.iter().any(|kept| Arc::ptr_eq(kept, endpoint))
+                || !endpoint.overrides().is_empty()
+        });
         inner.localities.retain(|name, state| {
             let named = config.is_some_and(|config| config.localities.iter().any(|locality| locality.name == *name));
-            named || state.group.connections() > 0
+            named || state.group.connections() > 0 || !state.overrides.is_empty()
         });
         inner.resolved.retain(|name, _| config.is_some_and(|config| endpoint_names(config).any(|kept| kept == *name)));
     }
 
     pub fn is_unused(&self) -> bool {
-        self.inner().endpoints.is_empty()
+        let inner = self.inner();
+        inner.endpoints.is_empty() && inner.localities.values().all(|state| state.overrides.is_empty())
     }
 
     /// The bands that the localities are in; measured now when this set of localities is new.

@@ -14,6 +14,7 @@ use policies::{
 
 use super::class::{Cell, Client};
 use super::members::ClusterState;
+use super::overrides::scale_weights;
 use super::{EndpointState, class};
 use crate::affinity::Keys;
 use crate::config::{self, Config, Name};
@@ -30,6 +31,8 @@ pub struct ClusterPlan {
     pub state: Arc<ClusterState>,
     /// Identities, by `EndpointIx`.
     pub members: Vec<Arc<EndpointState>>,
+    /// What the files say, by `EndpointIx`; the weights of the view have what operators set.
+    pub configured_weights: Vec<Weight>,
     pub view: ClusterView,
     pub tls: Option<UpstreamTls>,
     /// How clients are known; `None` where nothing goes by it.
@@ -54,7 +57,7 @@ impl ClusterPlan {
         now: Tick,
     ) -> ClusterPlan {
         state.sticky.fit(config.stickiness, now);
-        let (members, endpoints) = members(config, &state, now);
+        let (members, configured_weights, endpoints) = members(config, &state, now);
         let rtts = rtts(config, edge, &members, &endpoints, now);
         let localities = localities(config, &state, &rtts, &state.bands(config, &rtts, now));
         let view = ClusterView {
@@ -73,6 +76,7 @@ impl ClusterPlan {
             config: config.clone(),
             state,
             members,
+            configured_weights,
             rules: RuleIndex::new(&view.steering.rules),
             learns_by: [Kind::Tunnel, Kind::Request].map(|kind| learns_by(config, kind)),
             view,
@@ -242,8 +246,13 @@ fn steering(config: &config::Cluster) -> Steering {
     }
 }
 
-fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Arc<EndpointState>>, Vec<Endpoint>) {
+fn members(
+    config: &config::Cluster,
+    state: &ClusterState,
+    now: Tick,
+) -> (Vec<Arc<EndpointState>>, Vec<Weight>, Vec<Endpoint>) {
     let mut members: Vec<Arc<EndpointState>> = Vec::new();
+    let mut configured_weights = Vec::new();
     let mut endpoints = Vec::new();
     for (locality, ix) in config.localities.iter().zip(0u16..) {
         for configured in &locality.endpoints {
@@ -267,16 +276,21 @@ fn members(config: &config::Cluster, state: &ClusterState, now: Tick) -> (Vec<Ar
                     load: member.load.clone(),
                 });
                 members.push(member);
+                configured_weights.push(configured.weight);
             }
         }
     }
-    (members, endpoints)
+    let percents: Vec<u16> =
+        config.localities.iter().map(|locality| state.overrides(&locality.name).weight_percent()).collect();
+    scale_weights(&mut endpoints, |locality| percents[usize::from(locality.0)]);
+    (members, configured_weights, endpoints)
 }
 
-/// As configured, or the share of it that the agent asks for. Never nothing: at 0 % the agent's vote drains.
+/// As configured or set by hand, or the share of it that the agent asks for. Never nothing: at 0 % the agent's vote drains.
 fn weight(configured: &config::Endpoint, member: &EndpointState) -> Weight {
-    let Some(percent) = member.agent_weight_percent() else { return configured.weight };
-    let scaled = u32::from(configured.weight.get()) * u32::from(percent) / 100;
+    let weight = member.overrides().weight().unwrap_or(configured.weight);
+    let Some(percent) = member.agent_weight_percent() else { return weight };
+    let scaled = u32::from(weight.get()) * u32::from(percent) / 100;
     Weight::new(u16::try_from(scaled).unwrap_or(u16::MAX)).unwrap_or_default()
 }
 
@@ -310,6 +324,11 @@ fn rtts(
     rtts.into_iter().zip(&config.localities).map(|(measured, locality)| measured.or_else(|| prior(locality))).collect()
 }
 
+/// What the operator says, else the files.
+fn share(locality: &config::Locality, state: &ClusterState) -> Share {
+    state.overrides(&locality.name).share().unwrap_or(locality.share)
+}
+
 /// Whether picks go to these two alike, what their counts do left aside.
 fn picks_alike(one: &Endpoint, other: &Endpoint) -> bool {
     let weighed = |it: &Endpoint| (it.standing, it.degraded, it.weight, it.max_connections);
@@ -331,7 +350,7 @@ fn localities(
         priority: locality.priority,
         rtt_band: *band,
         rtt_ms: rtt.map(|known| known.rtt.as_secs_f64() * 1000.0),
-        share: Share::ALL.without(state.shed_percent(&locality.name)),
+        share: share(locality, state).without(state.shed_percent(&locality.name)),
         capacity: locality.capacity,
         group: state.group(&locality.name),
     };

@@ -191,6 +191,7 @@ pub const KEYS: &[Key] = &[
     key("clusters.*.localities.*.provider", "string", NONE, Live),
     key("clusters.*.localities.*.location", "[latitude, longitude]", NONE, Live),
     key("clusters.*.localities.*.priority", "integer, 0 to 127", Value("0"), Live),
+    key("clusters.*.localities.*.share", "percent", Value("\"100%\""), Live),
     key(
         "clusters.*.localities.*.capacity",
         "integer, from 1",

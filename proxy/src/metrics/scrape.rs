@@ -9,6 +9,8 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, GaugeVec, IntGaugeVec, Opts, TextEncoder};
 
+use crate::cluster::overrides::Kind;
+use crate::controls;
 use crate::snapshot::Snapshot;
 use crate::state::{Phase, State};
 
@@ -31,6 +33,7 @@ impl Scraper {
         families.extend(endpoints(state, &snapshot)?);
         families.extend(localities(state, &snapshot)?);
         families.extend(stickiness(&snapshot)?);
+        families.extend(by_hand(state, &snapshot)?);
         families.extend(process(state)?);
         // The encoder refuses a metric that has no series yet.
         families.retain(|family| !family.get_metric().is_empty());
@@ -214,6 +217,31 @@ fn stickiness(snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
         }
     }
     Ok([results.collect(), entries.collect()].concat())
+}
+
+/// What operators have set, and the shares that are in force, theirs or those of the files.
+fn by_hand(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
+    let set = IntGaugeVec::new(Opts::new("warbler_overrides", "What is set by hand now, by kind."), &["kind"])?;
+    for kind in Kind::ALL {
+        set.with_label_values(&[kind.as_str()]);
+    }
+    for listed in controls::list(state) {
+        set.with_label_values(&[listed.set.value.kind().as_str()]).inc();
+    }
+    let share = GaugeVec::new(
+        Opts::new(
+            "warbler_locality_share_ratio",
+            "How much of the new clients that steering sends to the locality may come; 0 is out of service.",
+        ),
+        &["cluster", "locality"],
+    )?;
+    for cluster in &snapshot.clusters {
+        for locality in &cluster.view.localities {
+            let ratio = f64::from(locality.share.as_percent()) / 100.0;
+            share.with_label_values(&[&*cluster.config.name, &*locality.name]).set(ratio);
+        }
+    }
+    Ok([set.collect(), share.collect()].concat())
 }
 
 fn process(state: &State) -> prometheus::Result<Vec<MetricFamily>> {

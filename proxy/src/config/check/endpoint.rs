@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use policies::{AcceptRate, Weight};
+use policies::{AcceptRate, Share, Weight};
 
 use super::findings::Scope;
 use super::{address, policy};
@@ -33,7 +33,18 @@ pub(super) fn localities(
         let mut scope = scope.below(&format!("localities.{}", **name), name.span());
         checked.push(locality(name, raw, accept_rate, cluster, &mut seen, &mut scope));
     }
+    refuse_all_out_of_service(&raw, cluster, scope);
     checked.into_iter().collect()
+}
+
+/// A cluster without any locality in service refuses every client: nobody writes that on purpose.
+fn refuse_all_out_of_service(raw: &BTreeMap<Placed<String>, RawLocality>, cluster: &str, scope: &mut Scope<'_, '_>) {
+    let Some((_, last)) = raw.last_key_value() else { return };
+    if raw.values().all(|locality| locality.share.0 == 0) {
+        let message =
+            format!("cluster `{cluster}` has every locality at `share = \"0%\"`: every client would be refused");
+        scope.error(last.share.span(), message).help("leave one locality with a share");
+    }
 }
 
 fn locality(
@@ -67,7 +78,9 @@ fn locality(
     };
     let endpoints: Vec<Endpoint> = endpoints.into_iter().collect::<Option<_>>()?;
     let capacity = declared?.or_else(|| sum_of_limits(&endpoints));
-    Some(Locality { name: checked_name, provider, location, priority: priority?, capacity, endpoints })
+    // A percentage is at most 100 by its type.
+    let share = Share::percent(raw.share.0)?;
+    Some(Locality { name: checked_name, provider, location, priority: priority?, share, capacity, endpoints })
 }
 
 /// What endpoints may hold together, if each of them says so.

@@ -212,7 +212,33 @@ discover.dns = { srv = "_im._tcp.sg.example.internal" }
 "#,
         "
 t.toml:8:1: error: unknown key `discover`
-   help: known here: `provider`, `location`, `priority`, `capacity`, `endpoints`",
+   help: known here: `provider`, `location`, `priority`, `share`, `capacity`, `endpoints`",
+    );
+}
+
+#[test]
+fn a_share_is_a_percentage_and_not_every_locality_is_out_of_service() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im.localities.a]
+share = "0%"
+endpoints = [{ address = "10.0.0.7:5222" }]
+[clusters.im.localities.b]
+share = "0%"
+endpoints = [{ address = "10.0.0.8:5222" }]
+[clusters.other.localities.c]
+share = "101%"
+endpoints = [{ address = "10.0.0.9:5222" }]
+"#,
+        r#"
+t.toml:10:9: error: cluster `im` has every locality at `share = "0%"`: every client would be refused
+   help: leave one locality with a share
+t.toml:12:11: warning: nothing uses cluster `other`
+t.toml:13:9: error: `share`: `101%` is not a percentage: it must be a whole number from 0 to 100"#,
     );
 }
 
@@ -1547,6 +1573,7 @@ interval = "300ms"
 jitter = "5%"
 [clusters.b.localities.x]
 priority = 7
+share = "90%"
 endpoints = [{ address = "10.0.0.7:1", weight = 9, max-connections = 10 }]
 "#;
     let loaded = load_text("t.toml", text, OpenFiles::No).unwrap();
@@ -1571,6 +1598,7 @@ endpoints = [{ address = "10.0.0.7:1", weight = 9, max-connections = 10 }]
     assert_eq!(probe.expect, &[(200, 200), (300, 399)]);
     let locality = &cluster.localities[0];
     assert_eq!((locality.priority, locality.endpoints[0].max_connections.map(u32::from)), (7, Some(10)));
+    assert_eq!(locality.share.as_percent(), 90);
 }
 
 #[test]

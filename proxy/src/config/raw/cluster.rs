@@ -309,6 +309,8 @@ pub struct RawLocality {
     pub location: Option<Placed<[f64; 2]>>,
     /// Lower goes first, 0 to 127; counts where `steer` names `priority`.
     pub priority: Placed<i64>,
+    /// How much of the new clients that steering sends here may come; the rest goes to the next. "0%" takes it out of service.
+    pub share: Placed<Percent>,
     /// Connections that it is built for. The sum of its endpoints' `max-connections` by default, if all have one.
     pub capacity: Option<Placed<i64>>,
     /// The servers. At least one.

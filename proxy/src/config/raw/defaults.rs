@@ -216,7 +216,14 @@ impl Default for RawRtt {
 
 impl Default for RawLocality {
     fn default() -> RawLocality {
-        RawLocality { provider: None, location: None, priority: 0.into(), capacity: None, endpoints: vec![] }
+        RawLocality {
+            provider: None,
+            location: None,
+            priority: 0.into(),
+            share: Percent(100).into(),
+            capacity: None,
+            endpoints: vec![],
+        }
     }
 }
 
