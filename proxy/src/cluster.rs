@@ -7,6 +7,7 @@
 pub mod class;
 pub mod endpoint;
 pub mod members;
+pub mod outlier;
 pub mod plan;
 pub mod probe;
 pub mod resolve;

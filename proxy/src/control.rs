@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
+use crate::cluster::outlier;
 use crate::events;
 use crate::leave::{self, ORDERS, Order};
 use crate::reload::{Reloader, forget_unused};
@@ -134,6 +135,10 @@ async fn run(start: Start) -> std::io::Result<()> {
                 sleep(COALESCE).await;
                 reloader.resteer(&state);
             }
+            () = state.outlier_due.notified() => {
+                sleep(COALESCE).await;
+                judge_outliers(&state);
+            }
             _ = beat.tick() => on_beat(&state),
             _ = signals.terminate.recv() => break How::Gently,
             _ = signals.interrupt.recv() => break How::Now,
@@ -178,8 +183,9 @@ enum How {
 }
 
 fn on_beat(state: &State) {
-    state.registry.sweep_idle(BEAT);
+    state.registry.sweep(BEAT, |endpoint, sign| outlier::saw(state, endpoint, sign));
     state.forget_retired();
+    judge_outliers(state);
     end_votes(state);
     let snapshot = state.snapshot.load_full();
     let now = state.clock.now();
@@ -192,6 +198,11 @@ fn on_beat(state: &State) {
         state.steering_changed.notify_one();
     }
     forget_unused(state, &snapshot);
+}
+
+fn judge_outliers(state: &State) {
+    let snapshot = state.snapshot.load_full();
+    snapshot.clusters.iter().for_each(|cluster| outlier::judge(state, cluster));
 }
 
 /// Votes that were cast until a time end there.

@@ -29,6 +29,10 @@ pub struct Metrics {
     pick_failures_total: IntCounterVec,
     connect_failures_total: IntCounterVec,
     standing_changes_total: IntCounterVec,
+    endpoint_failures_total: IntCounterVec,
+    ejections_total: IntCounterVec,
+    spared_total: IntCounterVec,
+    retries_total: IntCounterVec,
     probes_total: IntCounterVec,
     lookups_total: IntCounterVec,
     reloads_total: IntCounterVec,
@@ -111,6 +115,26 @@ impl Metrics {
                 "Changes of an endpoint's standing, by the new one.",
                 &["cluster", "standing"],
             )?,
+            endpoint_failures_total: counters(
+                "warbler_endpoint_failures_total",
+                "Clients that an endpoint failed, as outlier detection counts them: connect-failure, tls-failure, refused-upgrade, early-close, silence, gateway-error, server-error.",
+                &["cluster", "kind"],
+            )?,
+            ejections_total: counters(
+                "warbler_outlier_ejections_total",
+                "Endpoints ejected: the most frequent failure of those in a row, success-rate, or failure-percentage.",
+                &["cluster", "kind"],
+            )?,
+            spared_total: counters(
+                "warbler_outlier_spared_total",
+                "Outliers that were not ejected: the share that may be is reached, or it was the last endpoint.",
+                &["cluster", "kind"],
+            )?,
+            retries_total: counters(
+                "warbler_retries_total",
+                "Further tries after a failed connect: allowed, or refused because the retry budget is used up.",
+                &["cluster", "result"],
+            )?,
             probes_total: counters("warbler_probes_total", "Health probes by result.", &["cluster", "result"])?,
             lookups_total: counters(
                 "warbler_dns_lookups_total",
@@ -191,6 +215,22 @@ impl Metrics {
 
     pub(crate) fn standing_changed(&self, cluster: &str, standing: Standing) {
         self.standing_changes_total.with_label_values(&[cluster, standing.as_str()]).inc();
+    }
+
+    pub(crate) fn endpoint_failed(&self, cluster: &str, kind: &str) {
+        self.endpoint_failures_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn endpoint_ejected(&self, cluster: &str, kind: &str) {
+        self.ejections_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn outlier_spared(&self, cluster: &str, kind: &str) {
+        self.spared_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn tried_again(&self, cluster: &str, allowed: bool) {
+        self.retries_total.with_label_values(&[cluster, if allowed { "allowed" } else { "refused" }]).inc();
     }
 
     pub fn probed(&self, cluster: &str, ok: bool) {

@@ -114,13 +114,15 @@ impl OutlierDetector {
         round.changes
     }
 
-    /// Detection was turned off: everybody returns, and nothing is remembered.
+    /// Detection is turned off: everybody returns, and nothing is remembered. To be called as often as [`run`](Self::run)
+    /// would be.
     pub fn release(&mut self, endpoints: &[OutlierEndpoint<'_>], now: Tick) -> Vec<OutlierChange> {
         self.interval_began = None;
         let release = |(endpoint, OutlierEndpoint { counters, .. }): (usize, &OutlierEndpoint<'_>)| {
+            // Also what was counted meanwhile: it would be held against the endpoint when detection is turned on.
+            counters.forget();
             let before = std::mem::take(&mut *counters.lock());
             let (began, _) = before.now?;
-            counters.forget();
             Some(OutlierChange { endpoint, event: OutlierEvent::Returned { after: now.since(began) } })
         };
         endpoints.iter().enumerate().filter_map(release).collect()

@@ -124,6 +124,8 @@ pub struct Endpoint {
     pub source: String,
     pub reason: String,
     pub since_seconds: u64,
+    /// Of a vote that ends by itself, such as an ejection.
+    pub seconds_left: Option<u64>,
     pub weight: u16,
     pub connections: u32,
     pub max_connections: Option<u32>,
@@ -270,6 +272,7 @@ fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now:
         source: source.as_str().to_owned(),
         reason: vote.reason.to_string(),
         since_seconds: now.since(vote.since).as_secs(),
+        seconds_left: vote.until.map(|until| until.since(now).as_secs()),
         weight: explained.weight.get(),
         connections: explained.leases,
         max_connections: explained.max_connections.map(std::num::NonZeroU32::get),
@@ -375,7 +378,11 @@ impl fmt::Display for Endpoint {
             self.name, self.locality, self.standing, self.weight, self.eligibility
         )?;
         if self.standing != "up" {
-            write!(f, " ({}: {}, for {} s)", self.source, self.reason, self.since_seconds)?;
+            write!(f, " ({}: {}, for {} s", self.source, self.reason, self.since_seconds)?;
+            if let Some(left) = self.seconds_left {
+                write!(f, ", until in {left} s")?;
+            }
+            f.write_char(')')?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State as Shared;
-use policies::{RttEstimate, Tick};
+use policies::{Kind, RttEstimate, Tick};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -114,6 +114,8 @@ fn endpoint(state: &State, settings: &RttSettings, member: &EndpointState, name:
         "source": source.as_str(),
         "since_seconds": now.since(vote.since).as_secs(),
         "votes": votes.all().map(|(source, vote)| self::vote(source, vote, now)).collect::<Vec<_>>(),
+        "failures_in_a_row": failures_in_a_row(member),
+        "ejections_in_a_row": member.outlier.ejection().in_a_row,
         "connections": member.load.leases(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),
@@ -123,6 +125,11 @@ fn endpoint(state: &State, settings: &RttSettings, member: &EndpointState, name:
             "handshake": estimate(&rtts.handshake, settings, now),
         },
     })
+}
+
+fn failures_in_a_row(member: &EndpointState) -> Value {
+    let of = |kind| member.outlier.streak(kind).length();
+    json!({"tunnels": of(Kind::Tunnel), "requests": of(Kind::Request)})
 }
 
 fn vote(source: Source, vote: &Vote, now: Tick) -> Value {

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Tick, Used};
+use policies::{
+    BandState, Group, HashTables, LocalityRtt, OutlierDetector, RetryBudget, RttBands, Shedding, Tick, Used,
+};
 
 use super::EndpointState;
 use crate::config::{Address, Cluster, Name};
@@ -15,6 +17,10 @@ pub struct ClusterState {
     pub name: Name,
     /// The tables of hash policies, as long as a plan uses them.
     pub tables: HashTables,
+    /// Clients that are on a further try.
+    pub retries: Arc<RetryBudget>,
+    /// The control thread's alone.
+    pub outliers: Mutex<OutlierDetector>,
     inner: Mutex<Inner>,
 }
 
@@ -69,6 +75,8 @@ impl ClusterState {
     pub fn new(name: Name) -> ClusterState {
         ClusterState {
             name,
+            retries: Arc::default(),
+            outliers: Mutex::default(),
             tables: HashTables::new(),
             inner: Mutex::new(Inner {
                 endpoints: BTreeMap::new(),

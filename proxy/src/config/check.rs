@@ -11,6 +11,7 @@ mod findings;
 mod health;
 mod listener;
 mod opened;
+mod outlier;
 mod policy;
 mod process;
 mod route;

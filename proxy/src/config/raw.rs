@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod defaults;
 pub mod listener;
+pub mod outlier;
 pub mod placed;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use self::cluster::{
     RawTcpProbe, RawUpstreamTcp, RawUpstreamTls,
 };
 pub use self::listener::{RawCertificate, RawListener, RawListenerTcp, RawListenerTls, RawRoute, RawTimeouts};
+pub use self::outlier::{RawFailurePercentage, RawOutlier, RawRetryBudget, RawSuccessRate};
 pub use self::placed::{OneOrMany, Placed};
 use super::units::{Period, Rate};
 

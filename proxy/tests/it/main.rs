@@ -31,6 +31,7 @@ mod tls_out;
 
 mod dns;
 mod health;
+mod outlier;
 mod steering;
 
 mod foreign;

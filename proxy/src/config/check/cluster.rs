@@ -7,7 +7,7 @@ use policies::Criterion;
 use super::area::Geography;
 use super::findings::{Findings, Scope};
 use super::rule::Around;
-use super::{OpenFiles, endpoint, health, listener, opened, policy, rtt, rule};
+use super::{OpenFiles, endpoint, health, listener, opened, outlier, policy, rtt, rule};
 use crate::config::files::InFile;
 use crate::config::raw::cluster::CriterionName;
 use crate::config::raw::defaults::BACKLOG;
@@ -61,6 +61,8 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
     let localities = endpoint::localities(raw.localities, accept_rate.flatten(), &name, scope);
     let health = health::health(raw.health, scope);
     let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
+    let outlier = outlier::outlier(&raw.outlier, scope);
+    let retry_budget = outlier::retry_budget(&raw.retry_budget, scope);
     // Its endpoints have it, or it was refused.
     accept_rate?;
     Some(Cluster {
@@ -86,6 +88,8 @@ fn cluster(name: &str, raw: RawCluster, geography: &Geography, scope: &mut Scope
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
         health: health?,
+        outlier: outlier?,
+        retry_budget: retry_budget?,
         tcp: tcp?,
     })
 }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::listener::HttpVersion;
+use super::outlier::{RawOutlier, RawRetryBudget};
 use super::{OneOrMany, Placed, defaults};
 use crate::config::units::{Distance, Percent, Period, Rate};
 
@@ -68,6 +69,10 @@ pub struct RawCluster {
     pub response_timeout: Placed<Period>,
     /// How endpoints are probed: one of `http`, `tcp`, `off`. TCP by default.
     pub health: Placed<RawHealth>,
+    /// Which endpoints get no new clients for a while because they fail those that they have.
+    pub outlier: RawOutlier,
+    /// How many clients may be on a further try at a time.
+    pub retry_budget: RawRetryBudget,
     /// Socket options of the connections to endpoints.
     pub tcp: RawUpstreamTcp,
 }

@@ -10,8 +10,9 @@ use super::cluster::{
 };
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
-    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawHttpProbe, RawListenerTcp,
-    RawLocality, RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
+    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawFailurePercentage, RawHealth,
+    RawHttpProbe, RawListenerTcp, RawLocality, RawLog, RawOutlier, RawP2c, RawProbeTiming, RawRetryBudget, RawRtt,
+    RawStop, RawSuccessRate, RawTcpProbe, RawTimeouts, RawUpstreamTcp,
 };
 use crate::config::units::{Distance, Percent, Period, Rate, Size};
 
@@ -108,6 +109,8 @@ impl Default for RawCluster {
             // nginx's `proxy_read_timeout`.
             response_timeout: seconds(60),
             health: RawHealth::default().into(),
+            outlier: RawOutlier::default(),
+            retry_budget: RawRetryBudget::default(),
             tcp: RawUpstreamTcp::default(),
         }
     }
@@ -227,6 +230,50 @@ impl Default for RawHttpProbe {
         let path = "/healthz".to_owned().into();
         let expect = vec!["200-299".to_owned().into()].into();
         RawHttpProbe { path, host: None, expect, interval, fast_interval, timeout, jitter, rise, fall }
+    }
+}
+
+/// Envoy's figures, and ours where it has none: `jitter`, `early-close`, and `silence`, which is off because a client may
+/// send for long without being owed a word.
+impl Default for RawOutlier {
+    fn default() -> RawOutlier {
+        RawOutlier {
+            off: off(),
+            consecutive: 5.into(),
+            interval: seconds(10),
+            base_ejection: seconds(30),
+            max_ejection: seconds(300),
+            max_ejected: Percent(10).into(),
+            jitter: Percent(20).into(),
+            connect_failure: on(),
+            tls_failure: on(),
+            refused_upgrade: on(),
+            early_close: seconds(2),
+            silence: seconds(0),
+            gateway_errors: on(),
+            server_errors: off(),
+            success_rate: RawSuccessRate::default(),
+            failure_percentage: RawFailurePercentage::default(),
+        }
+    }
+}
+
+impl Default for RawSuccessRate {
+    fn default() -> RawSuccessRate {
+        RawSuccessRate { enforce: on(), hosts: 5.into(), volume: 100.into(), deviations: 1.9.into() }
+    }
+}
+
+impl Default for RawFailurePercentage {
+    fn default() -> RawFailurePercentage {
+        RawFailurePercentage { enforce: off(), threshold: Percent(85).into(), hosts: 5.into(), volume: 50.into() }
+    }
+}
+
+/// Envoy's.
+impl Default for RawRetryBudget {
+    fn default() -> RawRetryBudget {
+        RawRetryBudget { share: Percent(20).into(), min: 3.into() }
     }
 }
 
