@@ -81,7 +81,7 @@ pub use load::{Answer, Lease, Load};
 pub use maglev::TableSize;
 pub use outlier::{
     Cause, Ejection, Failure, FailurePercentage, OutlierChange, OutlierCounters, OutlierDetector, OutlierEndpoint,
-    OutlierEvent, OutlierRules, Streak, SuccessRate,
+    OutlierEvent, OutlierRules, Streak, SuccessRate, Term,
 };
 pub use peak_ewma::LatencyCell;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};

@@ -15,7 +15,8 @@
 //! - Among those below the success rate the worst goes first, when the share allows only some of them.
 //! - A good health probe does not end an ejection (in Envoy: `successful_active_health_check_uneject_host`, on there). A
 //!   probe that connects says nothing about upgrades that are refused, and what clients met outweighs it; Linkerd
-//!   decides alike.
+//!   decides alike. One exception: who is out for connect failures alone is back as soon as its probes, having failed
+//!   as well, have brought it up again. That is a server that was restarted, and probes test just what had failed.
 //!
 //! Always true, and tested: no ejection passes the share, every ejection ends, and the order in which outcomes are
 //! counted within an interval changes none of the counts.
@@ -25,6 +26,6 @@ mod detector;
 mod rates;
 mod rules;
 
-pub use counters::{Ejection, Failure, OutlierCounters, Streak};
+pub use counters::{Ejection, Failure, OutlierCounters, Streak, Term};
 pub use detector::{Cause, OutlierChange, OutlierDetector, OutlierEndpoint, OutlierEvent};
 pub use rules::{FailurePercentage, OutlierRules, SuccessRate};

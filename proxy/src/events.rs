@@ -97,10 +97,10 @@ pub fn endpoint_ejected(state: &State, endpoint: &EndpointState, cause: &Cause, 
     warn!(cluster, %endpoint, reason = %cause, seconds, in_a_row, "endpoint ejected");
 }
 
-/// An ejection is over.
-pub fn endpoint_returned(endpoint: &EndpointState, after: Duration) {
+/// An ejection is over; `early` because its probes brought it up again, or detection was turned off.
+pub fn endpoint_returned(endpoint: &EndpointState, after: Duration, early: bool) {
     let (cluster, endpoint, seconds) = (&*endpoint.cluster, endpoint.address, after.as_secs_f64());
-    info!(cluster, %endpoint, seconds, "endpoint returned from its ejection");
+    info!(cluster, %endpoint, seconds, early, "endpoint returned from its ejection");
 }
 
 /// An outlier stays: the share that may be ejected is reached, or it is the last that takes clients. Said once a minute

@@ -133,12 +133,21 @@ struct Lane {
 /// Whether an endpoint is ejected, and what is remembered of earlier times.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ejection {
-    /// When the ejection began and when it ends; `None` when the endpoint is not ejected.
-    pub now: Option<(Tick, Tick)>,
+    /// `None` when the endpoint is not ejected.
+    pub now: Option<Term>,
     /// Ejections in a row: one more by each, one less by each interval without.
     pub in_a_row: u32,
     /// When the last one ended.
     pub returned: Option<Tick>,
+}
+
+/// One ejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    pub began: Tick,
+    pub until: Tick,
+    /// It is for connect failures alone.
+    pub unreachable: bool,
 }
 
 impl OutlierCounters {
@@ -229,6 +238,11 @@ impl Streak {
     pub fn chief(&self) -> Failure {
         let most = self.0.iter().max().copied().unwrap_or(0);
         self.counts().find(|(_, count)| *count == most).map_or(Failure::Connect, |(failure, _)| failure)
+    }
+
+    /// Nothing but connect failures.
+    pub fn is_unreachable(&self) -> bool {
+        self.counts().all(|(failure, count)| failure == Failure::Connect || count == 0)
     }
 
     fn counts(&self) -> impl Iterator<Item = (Failure, u32)> + '_ {

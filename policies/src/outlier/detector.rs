@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::counters::{KINDS, OutlierCounters, Streak};
+use super::counters::{KINDS, OutlierCounters, Streak, Term};
 use super::rates::Record;
 use super::rules::OutlierRules;
 use crate::dice::Dice;
@@ -16,6 +16,8 @@ pub struct OutlierEndpoint<'a> {
     pub counters: &'a OutlierCounters,
     /// Whether it would take new clients if it were not ejected: nothing else speaks against it.
     pub takes_new: bool,
+    /// When active probes have brought it up, having failed before; `None` while they fail, or if there are none.
+    pub proven: Option<Tick>,
 }
 
 /// Something changed for one endpoint, or nearly.
@@ -32,8 +34,9 @@ pub enum OutlierEvent {
     Ejected { cause: Cause, rest: Duration, nth: u32 },
     /// An outlier that stays, because enough are ejected already or nobody would be left.
     Spared { cause: Cause },
-    /// The ejection is over, after this time.
-    Returned { after: Duration },
+    /// The ejection is over, after this time; `early` when its time was not over: probes brought the endpoint up again, or
+    /// detection was turned off.
+    Returned { after: Duration, early: bool },
 }
 
 /// Why an endpoint is an outlier.
@@ -58,6 +61,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    fn is_unreachable(&self) -> bool {
+        matches!(self, Cause::InARow { streak, .. } if streak.is_unreachable())
+    }
+
     /// The word that metrics see: the failure of most of a streak, or the comparison.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -122,8 +129,8 @@ impl OutlierDetector {
             // Also what was counted meanwhile: it would be held against the endpoint when detection is turned on.
             counters.forget();
             let before = std::mem::take(&mut *counters.lock());
-            let (began, _) = before.now?;
-            Some(OutlierChange { endpoint, event: OutlierEvent::Returned { after: now.since(began) } })
+            let Term { began, .. } = before.now?;
+            Some(OutlierChange { endpoint, event: OutlierEvent::Returned { after: now.since(began), early: true } })
         };
         endpoints.iter().enumerate().filter_map(release).collect()
     }
@@ -139,13 +146,17 @@ struct Round<'a, D> {
 
 impl<D: Dice> Round<'_, D> {
     fn let_return(&mut self) {
-        for (endpoint, OutlierEndpoint { counters, .. }) in self.endpoints.iter().enumerate() {
+        for (endpoint, OutlierEndpoint { counters, proven, .. }) in self.endpoints.iter().enumerate() {
             let mut ejection = counters.lock();
-            let Some((began, _)) = ejection.now.filter(|(_, until)| *until <= self.now) else { continue };
+            let Some(term) = ejection.now else { continue };
+            let early = term.unreachable && proven.is_some_and(|proven| proven > term.began);
+            if term.until > self.now && !early {
+                continue;
+            }
             ejection.now = None;
             ejection.returned = Some(self.now);
             counters.forget();
-            let event = OutlierEvent::Returned { after: self.now.since(began) };
+            let event = OutlierEvent::Returned { after: self.now.since(term.began), early };
             self.changes.push(OutlierChange { endpoint, event });
         }
     }
@@ -213,7 +224,8 @@ impl<D: Dice> Round<'_, D> {
             let nth = counters.ejection().in_a_row.saturating_add(1);
             let rest = self.spread(self.rules.rest(nth));
             let mut ejection = counters.lock();
-            ejection.now = Some((self.now, Tick(self.now.0.saturating_add(rest))));
+            let until = Tick(self.now.0.saturating_add(rest));
+            ejection.now = Some(Term { began: self.now, until, unreachable: cause.is_unreachable() });
             // Beyond the longest ejection there is nothing to count up to, and good times would be held against it.
             if self.rules.base_ejection.saturating_mul(ejection.in_a_row) < self.rules.max_ejection {
                 ejection.in_a_row = nth;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use policies::{
     Cause, Failure, FailurePercentage, Kind, OutlierChange, OutlierCounters, OutlierDetector, OutlierEndpoint,
-    OutlierEvent, OutlierRules, SeededDice, SuccessRate, Tick,
+    OutlierEvent, OutlierRules, SeededDice, SuccessRate, Term, Tick,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ struct Fleet {
     detector: OutlierDetector,
     counters: Vec<OutlierCounters>,
     takes_new: Vec<bool>,
+    proven: Option<Tick>,
     dice: SeededDice,
 }
 
@@ -28,14 +29,16 @@ impl Fleet {
             detector: OutlierDetector::new(),
             counters: (0..endpoints).map(|_| OutlierCounters::new()).collect(),
             takes_new: vec![true; endpoints],
+            proven: None,
             dice: SeededDice::new(7),
         }
     }
 
     fn run(&mut self, seconds: u64) -> Vec<OutlierChange> {
         let both = self.counters.iter().zip(&self.takes_new);
+        let proven = self.proven;
         let endpoints: Vec<_> =
-            both.map(|(counters, takes_new)| OutlierEndpoint { counters, takes_new: *takes_new }).collect();
+            both.map(|(counters, takes_new)| OutlierEndpoint { counters, takes_new: *takes_new, proven }).collect();
         self.detector.run(&self.rules, &endpoints, at(seconds), &mut self.dice)
     }
 
@@ -75,9 +78,9 @@ fn five_failures_in_a_row_eject_at_once_for_thirty_seconds() {
     let changes = fleet.run(2);
     assert_eq!(changes.len(), 1);
     assert_eq!(ejected(&changes[0]), (3, 30, 1, "5 connect failures in a row".to_owned()));
-    assert_eq!(fleet.counters[3].ejection().now, Some((at(2), at(32))));
+    assert_eq!(fleet.counters[3].ejection().now, Some(Term { began: at(2), until: at(32), unreachable: true }));
     assert_eq!(fleet.run(31), []);
-    let returned = OutlierEvent::Returned { after: Duration::from_secs(30) };
+    let returned = OutlierEvent::Returned { after: Duration::from_secs(30), early: false };
     assert_eq!(fleet.run(32), [OutlierChange { endpoint: 3, event: returned }]);
     assert_eq!(fleet.ejected(), [0; 0]);
 }
@@ -139,6 +142,28 @@ fn the_return_is_spread_over_a_fifth_of_the_time() {
     assert!(*most <= Duration::from_secs(36) && *most > Duration::from_millis(35_500), "{most:?}");
     rests.dedup();
     assert!(rests.len() > 190, "equal dice alone give equal times");
+}
+
+/// A server that was restarted: clients and probes could not connect, and now probes can.
+#[test]
+fn probes_that_bring_an_endpoint_up_again_end_an_ejection_for_connect_failures_and_no_other() {
+    for (failure, proven, is_back) in [
+        (Failure::Connect, Some(at(6)), true),
+        (Failure::Connect, Some(at(4)), false),
+        (Failure::Connect, None, false),
+        (Failure::RefusedUpgrade, Some(at(6)), false),
+        (Failure::EarlyClose, Some(at(6)), false),
+    ] {
+        let mut fleet = Fleet::new(10, envoys());
+        fleet.fail(0, 4);
+        fleet.counters[0].failed(Kind::Tunnel, failure);
+        fleet.run(5);
+        assert_eq!(fleet.ejected(), [0]);
+        fleet.proven = proven;
+        let returned = OutlierEvent::Returned { after: Duration::from_secs(2), early: true };
+        let want = if is_back { vec![OutlierChange { endpoint: 0, event: returned }] } else { vec![] };
+        assert_eq!(fleet.run(7), want, "{failure:?} {proven:?}");
+    }
 }
 
 #[test]
@@ -219,9 +244,9 @@ fn turning_detection_off_brings_everybody_back() {
     fleet.fail(4, 5);
     fleet.run(1);
     let endpoints: Vec<_> =
-        fleet.counters.iter().map(|counters| OutlierEndpoint { counters, takes_new: true }).collect();
+        fleet.counters.iter().map(|counters| OutlierEndpoint { counters, takes_new: true, proven: None }).collect();
     let changes = fleet.detector.release(&endpoints, at(11));
-    let returned = OutlierEvent::Returned { after: Duration::from_secs(10) };
+    let returned = OutlierEvent::Returned { after: Duration::from_secs(10), early: true };
     assert_eq!(changes, [OutlierChange { endpoint: 4, event: returned }]);
     assert_eq!(fleet.counters[4].ejection(), policies::Ejection::default());
 }
@@ -322,7 +347,7 @@ proptest! {
                 prop_assert!((0..endpoints).any(stays));
             }
             for endpoint in ejected {
-                let (began, until) = fleet.counters[endpoint].ejection().now.unwrap();
+                let Term { began, until, .. } = fleet.counters[endpoint].ejection().now.unwrap();
                 prop_assert!(until > at(now) && until.since(began) <= longest + Duration::from_millis(1));
             }
         }

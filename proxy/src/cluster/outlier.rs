@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 
 use policies::{Failure, Kind, OutlierChange, OutlierEndpoint, OutlierEvent, Standing, Tick};
 
-use super::votes::{Source, Votes};
+use super::votes::{Source, Vote};
 use super::{ClusterPlan, EndpointState};
 use crate::config::{self, Signals};
 use crate::events;
@@ -81,12 +81,7 @@ impl Signals {
 /// Lets endpoints of a cluster return and ejects others. On the control thread alone.
 pub fn judge(state: &State, cluster: &ClusterPlan) {
     let now = state.clock.now();
-    let endpoint = |member: &'_ EndpointState| otherwise_up(&member.votes());
-    let endpoints: Vec<OutlierEndpoint<'_>> = cluster
-        .members
-        .iter()
-        .map(|member| OutlierEndpoint { counters: &member.outlier, takes_new: endpoint(member) })
-        .collect();
+    let endpoints: Vec<OutlierEndpoint<'_>> = cluster.members.iter().map(|member| seen(member)).collect();
     let mut detector = cluster.state.outliers.lock().unwrap_or_else(PoisonError::into_inner);
     let changes = match &cluster.config.outlier.rules {
         Some(rules) => with_local(|local| detector.run(rules, &endpoints, now, &mut local.dice)),
@@ -98,9 +93,15 @@ pub fn judge(state: &State, cluster: &ClusterPlan) {
     }
 }
 
-/// Nothing but an ejection keeps new clients away.
-fn otherwise_up(votes: &Votes) -> bool {
-    votes.all().all(|(source, vote)| source == Source::Outlier || vote.standing == Standing::Up)
+fn seen(member: &EndpointState) -> OutlierEndpoint<'_> {
+    let votes = member.votes();
+    let is_up = |(source, vote): (Source, &Vote)| source == Source::Outlier || vote.standing == Standing::Up;
+    let probes = votes.of(Source::Probes);
+    OutlierEndpoint {
+        counters: &member.outlier,
+        takes_new: votes.all().all(is_up),
+        proven: (probes.standing == Standing::Up).then_some(probes.since),
+    }
 }
 
 fn apply(state: &State, endpoint: &EndpointState, event: &OutlierEvent, now: Tick) {
@@ -111,8 +112,8 @@ fn apply(state: &State, endpoint: &EndpointState, event: &OutlierEvent, now: Tic
             let until = Tick(now.0.saturating_add(*rest));
             endpoint.vote(|votes| votes.cast_until(Source::Outlier, Standing::Suspect, &reason, now, until))
         }
-        OutlierEvent::Returned { after } => {
-            events::endpoint_returned(endpoint, *after);
+        OutlierEvent::Returned { after, early } => {
+            events::endpoint_returned(endpoint, *after, *early);
             endpoint.vote(|votes| votes.withdraw(Source::Outlier, now))
         }
         OutlierEvent::Spared { cause } => {
