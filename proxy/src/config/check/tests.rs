@@ -119,9 +119,9 @@ t.toml:13:11: warning: `silence` (500ms) is shorter than `early-close` (2m)
    help: an endpoint that thinks for a moment would be ejected; heartbeats take tens of seconds
 t.toml:14:26: error: `hosts` must be from 3 to 10000, not 2
 t.toml:14:42: error: `deviations` must be from 0.1 to 10, not 0
+t.toml:15:36: warning: this has no effect without `enforce = true`
 t.toml:15:36: error: `threshold` must be from 1% to 100%, not 0%
-   help: at 0% an endpoint without any failure would be ejected
-t.toml:15:36: warning: this has no effect without `enforce = true`",
+   help: at 0% an endpoint without any failure would be ejected",
     );
 }
 
