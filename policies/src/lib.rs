@@ -58,6 +58,9 @@ mod tried;
 
 mod explain;
 
+mod outlier;
+mod retry_budget;
+
 mod rtt;
 mod rtt_bands;
 mod tick;
@@ -76,9 +79,14 @@ pub use hashed::HashTables;
 pub use headroom::{Headroom, Shedding, Used};
 pub use load::{Answer, Lease, Load};
 pub use maglev::TableSize;
+pub use outlier::{
+    Cause, Ejection, Failure, FailurePercentage, OutlierChange, OutlierCounters, OutlierDetector, OutlierEndpoint,
+    OutlierEvent, OutlierRules, Streak, SuccessRate, Term,
+};
 pub use peak_ewma::LatencyCell;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
 pub use prequal::{HotCold, POOL, ServerSignal, Signal, choose};
+pub use retry_budget::{Retry, RetryBudget, RetryRules};
 pub use ring_hash::RingSize;
 pub use rtt::{Rtt, RttEstimate, prior_rtt};
 pub use rtt_bands::{BandState, LocalityRtt, RttBands};

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod class;
 pub mod endpoint;
 pub mod members;
+pub mod outlier;
 pub mod overrides;
 pub mod plan;
 pub mod probe;

@@ -27,7 +27,10 @@ use std::time::Duration;
 
 use geoip::Coordinates;
 use ipnet::IpNet;
-use policies::{AcceptRate, Criterion, Headroom, Limits, Policy, RttBands, Share, SlowStart, SpillBy, Weight};
+use policies::{
+    AcceptRate, Criterion, Headroom, Limits, OutlierRules, Policy, RetryRules, RttBands, Share, SlowStart, SpillBy,
+    Weight,
+};
 
 /// A name that an operator gave to a listener, cluster or locality.
 pub type Name = Arc<str>;
@@ -289,6 +292,8 @@ pub struct Cluster {
     pub agent_check: Option<AgentCheck>,
     /// Tunnels of an endpoint that goes down are asked to leave it.
     pub cut_on_down: bool,
+    pub outlier: Outlier,
+    pub retry_budget: RetryRules,
     pub tcp: TcpOptions,
 }
 
@@ -484,6 +489,45 @@ impl fmt::Display for RuleOrigin {
             RuleOrigin::Map(key) => write!(f, "map {key}"),
         }
     }
+}
+
+/// `[clusters.NAME.outlier]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outlier {
+    /// `None`: nobody is ejected, and nothing is counted.
+    pub rules: Option<OutlierRules>,
+    pub signals: Signals,
+}
+
+impl Outlier {
+    pub fn off() -> Outlier {
+        Outlier { rules: None, signals: Signals::default() }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    /// What tunnels are watched for; `None` when nothing is.
+    pub fn watched(&self) -> Option<Signals> {
+        self.is_on().then_some(self.signals)
+    }
+}
+
+/// What counts as a failure of an endpoint. Nothing, by `Default`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signals {
+    pub connect_failure: bool,
+    pub tls_failure: bool,
+    pub refused_upgrade: bool,
+    /// A tunnel that the endpoint ends sooner than this.
+    pub early_close: Option<Duration>,
+    /// A client that waits this long for the endpoint's next byte.
+    pub silence: Option<Duration>,
+    /// 502, 503, 504, a broken answer or none in time.
+    pub gateway_errors: bool,
+    /// Any other status of class 5xx.
+    pub server_errors: bool,
 }
 
 impl Config {

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
+use crate::cluster::outlier;
 use crate::controls;
 use crate::events;
 use crate::leave::{self, ORDERS, Order};
@@ -136,6 +137,10 @@ async fn run(start: Start) -> std::io::Result<()> {
                 sleep(COALESCE).await;
                 reloader.resteer(&state).await;
             }
+            () = state.outlier_due.notified() => {
+                sleep(COALESCE).await;
+                judge_outliers(&state);
+            }
             _ = beat.tick() => on_beat(&state),
             _ = signals.terminate.recv() => break How::Gently,
             _ = signals.interrupt.recv() => break How::Now,
@@ -180,10 +185,11 @@ enum How {
 }
 
 fn on_beat(state: &State) {
-    state.registry.sweep_idle(BEAT);
+    state.registry.sweep(BEAT, |endpoint, sign| outlier::saw(state, endpoint, sign));
     state.forget_retired();
     let now = state.clock.now();
     controls::end_due(state, now);
+    judge_outliers(state);
     end_votes(state, now);
     let snapshot = state.snapshot.load_full();
     let now = state.clock.now();
@@ -197,6 +203,11 @@ fn on_beat(state: &State) {
         state.steering_changed.notify_one();
     }
     forget_unused(state, &snapshot);
+}
+
+fn judge_outliers(state: &State) {
+    let snapshot = state.snapshot.load_full();
+    snapshot.clusters.iter().for_each(|cluster| outlier::judge(state, cluster));
 }
 
 /// Votes that were cast until a time end there.

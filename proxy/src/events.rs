@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use policies::Reason;
+use policies::{Cause, Failure, Reason};
 use tracing::{debug, error, info, warn};
 
 use crate::access_log::{Line, millis_since_1970};
@@ -122,6 +122,43 @@ pub fn agent_limits_changed(endpoint: &EndpointState) {
 pub fn connect_failed(state: &State, cluster: &str, endpoint: SocketAddr, error: &dyn std::fmt::Display) {
     state.metrics.connect_failed(cluster);
     debug!(cluster, %endpoint, %error, "cannot connect to endpoint");
+}
+
+/// An endpoint failed a client in a way that outlier detection looks at.
+pub fn endpoint_failed(state: &State, endpoint: &EndpointState, failure: Failure) {
+    state.metrics.endpoint_failed(&endpoint.cluster, failure.as_str());
+    debug!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, failure = failure.as_str(), "endpoint failed a client");
+}
+
+/// An endpoint gets no new clients for a while, because it failed those that it had.
+pub fn endpoint_ejected(state: &State, endpoint: &EndpointState, cause: &Cause, rest: Duration, in_a_row: u32) {
+    state.metrics.endpoint_ejected(&endpoint.cluster, cause.as_str());
+    let (cluster, endpoint, seconds) = (&*endpoint.cluster, endpoint.address, rest.as_secs_f64());
+    warn!(cluster, %endpoint, reason = %cause, seconds, in_a_row, "endpoint ejected");
+}
+
+/// An ejection is over; `early` because its probes brought it up again, or detection was turned off.
+pub fn endpoint_returned(endpoint: &EndpointState, after: Duration, early: bool) {
+    let (cluster, endpoint, seconds) = (&*endpoint.cluster, endpoint.address, after.as_secs_f64());
+    info!(cluster, %endpoint, seconds, early, "endpoint returned from its ejection");
+}
+
+/// An outlier stays: the share that may be ejected is reached, or it is the last that takes clients. Said once a minute
+/// at most: when many fail together, each is spared again and again.
+pub fn outlier_spared(state: &State, endpoint: &EndpointState, cause: &Cause) {
+    state.metrics.outlier_spared(&endpoint.cluster, cause.as_str());
+    if state.says_again("outlier-spared") {
+        let (cluster, endpoint) = (&*endpoint.cluster, endpoint.address);
+        warn!(cluster, %endpoint, reason = %cause, "endpoint is an outlier and stays: no more may be ejected");
+    }
+}
+
+/// A client whose try failed gets another one, or does not because the retry budget is used up.
+pub fn tried_again(state: &State, cluster: &str, allowed: bool) {
+    state.metrics.tried_again(cluster, allowed);
+    if !allowed && state.says_again("retry-budget") {
+        warn!(cluster, "retry budget is used up: clients whose first endpoint fails get no second one");
+    }
 }
 
 pub fn dns_unusable(state: &State, error: &dyn std::fmt::Display) {

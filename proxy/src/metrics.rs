@@ -33,6 +33,10 @@ pub struct Metrics {
     standing_changes_total: IntCounterVec,
     override_changes_total: IntCounterVec,
     degraded_changes_total: IntCounterVec,
+    endpoint_failures_total: IntCounterVec,
+    ejections_total: IntCounterVec,
+    spared_total: IntCounterVec,
+    retries_total: IntCounterVec,
     probes_total: IntCounterVec,
     agent_checks_total: IntCounterVec,
     lookups_total: IntCounterVec,
@@ -131,6 +135,26 @@ impl Metrics {
                 "Changes by hand: set, taken back, or ended by their time.",
                 &["kind"],
             )?,
+            endpoint_failures_total: counters(
+                "warbler_endpoint_failures_total",
+                "Clients that an endpoint failed, as outlier detection counts them: connect-failure, tls-failure, refused-upgrade, early-close, silence, gateway-error, server-error.",
+                &["cluster", "kind"],
+            )?,
+            ejections_total: counters(
+                "warbler_outlier_ejections_total",
+                "Endpoints ejected: the most frequent failure of those in a row, success-rate, or failure-percentage.",
+                &["cluster", "kind"],
+            )?,
+            spared_total: counters(
+                "warbler_outlier_spared_total",
+                "Outliers that were not ejected: the share that may be is reached, or it was the last endpoint.",
+                &["cluster", "kind"],
+            )?,
+            retries_total: counters(
+                "warbler_retries_total",
+                "Further tries after a failed connect: allowed, or refused because the retry budget is used up.",
+                &["cluster", "result"],
+            )?,
             probes_total: counters("warbler_probes_total", "Health probes by result.", &["cluster", "result"])?,
             agent_checks_total: counters(
                 "warbler_agent_checks_total",
@@ -220,6 +244,22 @@ impl Metrics {
 
     pub(crate) fn standing_changed(&self, cluster: &str, standing: Standing) {
         self.standing_changes_total.with_label_values(&[cluster, standing.as_str()]).inc();
+    }
+
+    pub(crate) fn endpoint_failed(&self, cluster: &str, kind: &str) {
+        self.endpoint_failures_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn endpoint_ejected(&self, cluster: &str, kind: &str) {
+        self.ejections_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn outlier_spared(&self, cluster: &str, kind: &str) {
+        self.spared_total.with_label_values(&[cluster, kind]).inc();
+    }
+
+    pub(crate) fn tried_again(&self, cluster: &str, allowed: bool) {
+        self.retries_total.with_label_values(&[cluster, if allowed { "allowed" } else { "refused" }]).inc();
     }
 
     pub fn probed(&self, cluster: &str, ok: bool) {

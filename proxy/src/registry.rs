@@ -7,16 +7,20 @@
 //! One shard a worker, so that workers do not meet on a lock. The lock is held for a few instructions: readers copy
 //! entries out in small batches.
 
+mod life;
+
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
 use slab::Slab;
 
+pub use self::life::{Life, Sign};
 use crate::cluster::EndpointState;
+use crate::config::Signals;
 use crate::listener::ListenerIdentity;
 
 /// How many entries are copied out of a shard under one lock.
@@ -97,6 +101,8 @@ pub struct Entry {
     pub listener: Arc<ListenerIdentity>,
     /// Set once, when the connection became a tunnel.
     endpoint: OnceLock<Arc<EndpointState>>,
+    /// Set with the endpoint, if outliers are looked for among its cluster.
+    life: OnceLock<Life>,
     to_endpoint: AtomicU64,
     to_client: AtomicU64,
     /// Milliseconds without a byte after which the sweeper asks a tunnel to leave; 0 for connections that mind their
@@ -117,6 +123,7 @@ impl Entry {
             id,
             listener,
             endpoint: OnceLock::new(),
+            life: OnceLock::new(),
             to_endpoint: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             idle_limit_ms: AtomicU32::new(0),
@@ -128,8 +135,12 @@ impl Entry {
         }
     }
 
-    /// Makes this a tunnel to `endpoint` that is asked to leave after `idle` without a byte.
-    pub fn becomes_tunnel(&self, endpoint: Arc<EndpointState>, idle: Duration) {
+    /// Makes this a tunnel to `endpoint` that is asked to leave after `idle` without a byte, and is `watched` for signs of
+    /// life.
+    pub fn becomes_tunnel(&self, endpoint: Arc<EndpointState>, idle: Duration, watched: Option<Signals>) {
+        if let Some(signals) = watched {
+            self.life.set(Life::new(signals)).ok();
+        }
         // A connection becomes a tunnel once; a second call would be a bug of ours and changes nothing.
         self.endpoint.set(endpoint).ok();
         self.idle_limit_ms.store(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX), Relaxed);
@@ -143,6 +154,11 @@ impl Entry {
 
     pub fn endpoint(&self) -> Option<&Arc<EndpointState>> {
         self.endpoint.get()
+    }
+
+    /// The signs of life of a tunnel that is watched.
+    pub fn life(&self) -> Option<&Life> {
+        self.life.get()
     }
 
     pub fn is_tunnel(&self) -> bool {
@@ -292,12 +308,18 @@ impl Registry {
         }
     }
 
-    /// Asks every tunnel that was quiet for its idle limit to leave; to be called every `elapsed`.
-    pub fn sweep_idle(&self, elapsed: Duration) {
+    /// Asks every tunnel that was quiet for its idle limit to leave, and tells what each shows of its endpoint's life; to be
+    /// called every `elapsed`.
+    pub fn sweep(&self, elapsed: Duration, mut tell: impl FnMut(&EndpointState, Sign)) {
+        let now = Instant::now();
         let elapsed_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
         self.for_each(|entry| {
             if entry.has_gone_idle(elapsed_ms) {
                 entry.tell(Command::Leave(LeaveReason::Idle));
+            }
+            let sign = entry.life().and_then(|life| life.sweep(entry.bytes(), now, elapsed_ms));
+            if let (Some(sign), Some(endpoint)) = (sign, entry.endpoint()) {
+                tell(endpoint, sign);
             }
         });
     }

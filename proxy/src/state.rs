@@ -34,6 +34,8 @@ pub struct State {
     pub descriptors: usize,
     /// Health, RTT bands or an answer of DNS changed: plans are to be compiled anew.
     pub steering_changed: Notify,
+    /// An endpoint failed a client: outliers are to be looked for soon.
+    pub outlier_due: Notify,
     clusters: Mutex<BTreeMap<Name, Arc<ClusterState>>>,
     last_reload: Mutex<ReloadResult>,
     said: Mutex<BTreeMap<&'static str, Instant>>,
@@ -95,6 +97,7 @@ impl State {
             config_path,
             descriptors,
             steering_changed: Notify::new(),
+            outlier_due: Notify::new(),
             clusters: Mutex::new(clusters),
             last_reload: Mutex::default(),
             said: Mutex::default(),

@@ -18,7 +18,7 @@ pub async fn serve(opened: Opened, cluster: ClusterIx) {
     let affinity = Affinity::of(&worker.state, cluster, trip.origin.client.ip(), None);
     match upstream::reach(&worker.state, cluster, &client, affinity, PickKind::Tunnel, &mut trip).await {
         Ok(Reached { io: endpoint_io, endpoint }) => {
-            registered.becomes_tunnel(endpoint, plan.config.timeouts.idle);
+            registered.becomes_tunnel(endpoint, plan.config.timeouts.idle, cluster.config.outlier.watched());
             let close_wait = snapshot.config.drain.close_wait;
             // A task of its own: this one was large enough for every step of the prelude.
             tokio::spawn(Tunnel::new(io, endpoint_io, Framing::Opaque, &[], registered, trip, close_wait));

@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod model;
 mod pump;
+mod verdict;
 mod websocket;
 
 use std::cell::RefCell;
@@ -20,9 +21,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use policies::{Failure, Kind};
 pub use pump::{Broken, Pump, Wire};
 use tokio::time::Sleep;
 
+use self::verdict::{Closing, EarlyEnd, Verdict};
+use crate::cluster::outlier;
 use crate::registry::{Command, LeaveReason, Registered};
 use crate::trip::{Outcome, Trip};
 
@@ -62,6 +66,8 @@ pub struct Tunnel<W: Wire> {
     first_end: Option<Outcome>,
     /// The side that took nothing any more, first.
     gone: Option<Side>,
+    /// Who sent the first Close frame of a WebSocket.
+    first_close: Option<Side>,
     listens: bool,
 }
 
@@ -101,6 +107,7 @@ impl<W: Wire> Tunnel<W> {
             close_wait,
             first_end: None,
             gone: None,
+            first_close: None,
             listens: false,
         }
     }
@@ -169,6 +176,7 @@ impl<W: Wire> Tunnel<W> {
         if let Poll::Ready(Err(_)) = up {
             return Poll::Ready(self.break_off(Side::Client));
         }
+        self.note_close();
         if self.leaving().is_some() && self.client_has_answered() {
             self.to_client.goodbye_answered();
         }
@@ -179,6 +187,7 @@ impl<W: Wire> Tunnel<W> {
         if let Poll::Ready(Err(_)) = down {
             return Poll::Ready(self.break_off(Side::Endpoint));
         }
+        self.note_close();
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(self.outcome());
         }
@@ -248,6 +257,37 @@ impl<W: Wire> Tunnel<W> {
         }
     }
 
+    fn note_close(&mut self) {
+        if self.first_close.is_none() {
+            let saw_close = |pump: &Pump| pump.frames().is_some_and(websocket::Frames::saw_close);
+            self.first_close = match (saw_close(&self.to_endpoint), saw_close(&self.to_client)) {
+                (true, _) => Some(Side::Client),
+                (false, true) => Some(Side::Endpoint),
+                (false, false) => None,
+            };
+        }
+    }
+
+    /// Counts how the endpoint did, unless the sweeper has done so while the tunnel lived.
+    fn judge(&mut self, outcome: Outcome) {
+        self.note_close();
+        let (Some(life), Some(endpoint)) = (self.registered.life(), self.registered.endpoint()) else { return };
+        let (_, to_client) = self.registered.bytes();
+        let websocket = self.to_client.frames().map(|frames| Closing::new(self.first_close, frames));
+        let verdict = match life.is_young() {
+            true => EarlyEnd { outcome, websocket, answered: to_client > 0 }.verdict(),
+            false if life.is_awaited() => Verdict::Nothing,
+            false => Verdict::Good,
+        };
+        if verdict == Verdict::Nothing || !life.judge_once() {
+            return;
+        }
+        match verdict {
+            Verdict::EarlyClose => outlier::count(self.trip.state(), endpoint, Kind::Tunnel, Failure::EarlyClose),
+            _ => endpoint.outlier.succeeded(Kind::Tunnel),
+        }
+    }
+
     fn client_has_answered(&self) -> bool {
         self.to_endpoint.has_ended() || self.to_endpoint.frames().is_some_and(websocket::Frames::saw_close)
     }
@@ -294,6 +334,7 @@ impl<W: Wire> Future for Tunnel<W> {
         };
         outcome.map(|outcome| {
             this.sample_rtt();
+            this.judge(outcome);
             this.trip.ended(outcome, this.registered.bytes());
         })
     }

@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use policies::Kind as PickKind;
+use policies::{Failure, Kind as PickKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::affinity::Affinity;
 use crate::affinity::source::Request;
-use crate::cluster::ClusterPlan;
+use crate::cluster::{ClusterPlan, EndpointState, outlier};
+use crate::config::Signals;
 use crate::http::forwarded::Forwarding;
 use crate::http::{Connection, answer};
 use crate::prelude::head::{self, UpgradeHead};
 use crate::route::{self, Routed};
 use crate::snapshot::Snapshot;
+use crate::state::State;
 use crate::stream::{Io, Stream};
 use crate::trip::{Kind, Outcome, RequestFacts, Trip};
 use crate::tunnel::{Framing, Tunnel};
@@ -77,11 +79,12 @@ enum Negotiated {
 
 struct Opened {
     endpoint_io: Io,
-    endpoint: Arc<crate::cluster::EndpointState>,
+    endpoint: Arc<EndpointState>,
     /// What the endpoint sent behind its `101`.
     greeting: Bytes,
     framing: Framing,
     idle: Duration,
+    watched: Option<Signals>,
     close_wait: Duration,
 }
 
@@ -145,7 +148,9 @@ impl Upgrade {
             refusal(error.outcome(), status, error)
         })?;
         let mut upstream = Stream::new(io);
-        let response = self.ask(&mut upstream, stream, cluster, connection).await?;
+        let asked = self.ask(&mut upstream, stream, cluster, connection).await;
+        judge(state, cluster, &endpoint, asked.as_ref());
+        let response = asked?;
         set_status(trip, response.status.as_u16());
         if response.status != StatusCode::SWITCHING_PROTOCOLS {
             let patience = cluster.config.response_timeout;
@@ -155,7 +160,7 @@ impl Upgrade {
                 Err(error) => Err(refusal(Outcome::BadAnswer, 0, error)),
             };
         }
-        let protocol = self.agreed(&response)?;
+        let protocol = self.agreed(&response).inspect_err(|_| refused(state, cluster, &endpoint))?;
         let head = switching(&response, &protocol, &self.forwarding);
         let sending = answer::within(async {
             stream.write_all(&head).await?;
@@ -173,6 +178,7 @@ impl Upgrade {
             greeting: response.behind,
             framing: if protocol.eq_ignore_ascii_case("websocket") { Framing::WebSocket } else { Framing::Opaque },
             idle,
+            watched: cluster.config.outlier.watched(),
             close_wait: self.snapshot.config.drain.close_wait,
         }))
     }
@@ -271,6 +277,22 @@ impl Upgrade {
     }
 }
 
+/// Counts what the answer says of the endpoint. A `101` is judged by the tunnel that follows; no answer at all counts
+/// only if that was not the client's doing.
+fn judge(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, asked: Result<&Response, &Refusal>) {
+    match asked {
+        Ok(response) if response.status.is_server_error() => refused(state, cluster, endpoint),
+        Ok(response) if response.status == StatusCode::SWITCHING_PROTOCOLS => {}
+        Ok(_) => outlier::succeeded(&cluster.config, endpoint, PickKind::Tunnel),
+        Err(refusal) if refusal.outcome == Outcome::BadAnswer => refused(state, cluster, endpoint),
+        Err(_) => {}
+    }
+}
+
+fn refused(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState) {
+    outlier::failed(state, &cluster.config, endpoint, PickKind::Tunnel, Failure::RefusedUpgrade);
+}
+
 /// Takes out what belongs to one hop, and whatever `Connection` names besides.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<String> = head::tokens(headers, &header::CONNECTION).map(str::to_ascii_lowercase).collect();
@@ -308,8 +330,8 @@ fn relay(stream: Stream, opened: Opened, connection: Arc<Connection>, mut trip: 
     let Some(Connection { registered, .. }) = Arc::into_inner(connection) else {
         return trip.fail(Outcome::Dropped, "the connection is still held by a request before it");
     };
-    let Opened { endpoint_io, endpoint, greeting, framing, idle, close_wait } = opened;
-    registered.becomes_tunnel(endpoint, idle);
+    let Opened { endpoint_io, endpoint, greeting, framing, idle, watched, close_wait } = opened;
+    registered.becomes_tunnel(endpoint, idle, watched);
     tokio::spawn(Tunnel::new(client, endpoint_io, framing, &greeting, registered, trip, close_wait));
 }
 

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policies::{Answer, Kind, NoPick, Tick, Tried};
+use policies::{Answer, Failure, Kind, NoPick, Retry, Tick, Tried};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::affinity::{Affinity, Stay};
+use crate::cluster::outlier;
 use crate::cluster::{Client, ClusterPlan, EndpointState};
 use crate::events;
 use crate::pick::pick;
@@ -40,11 +41,21 @@ pub async fn reach(
 ) -> Result<Reached, ReachError> {
     trip.cluster = Some(cluster.config.name.clone());
     let mut tried = Tried::default();
-    let mut last = None;
-    while trip.tries < MAX_TRIES {
+    let mut last: Option<io::Error> = None;
+    // Held until the further try has connected or failed.
+    let mut retry: Option<Retry> = None;
+    while trip.tries < MAX_TRIES.min(cluster.tries()) {
+        if let Some(error) = last.take() {
+            drop(retry.take());
+            retry = cluster.retry(state);
+            if retry.is_none() {
+                return Err(ReachError::NoRetry(error));
+            }
+            last = Some(error);
+        }
         let (picked, ix) = match pick(state, cluster, client, affinity, kind, &tried) {
             Ok(picked) => picked,
-            Err(no_pick) => return Err(last.unwrap_or(ReachError::NoEndpoint(no_pick))),
+            Err(no_pick) => return Err(last.map_or(ReachError::NoEndpoint(no_pick), ReachError::Connect)),
         };
         trip.tries += 1;
         let endpoint = picked.endpoint.clone();
@@ -60,18 +71,19 @@ pub async fn reach(
                 }
                 return Ok(Reached { io, endpoint });
             }
-            Err(error) => {
+            Err((failure, error)) => {
                 trip.picked = None;
                 if !sys::is_ours(&error) {
                     endpoint.connect_failed();
+                    outlier::failed(state, &cluster.config, &endpoint, kind, failure);
                 }
                 events::connect_failed(state, &cluster.config.name, endpoint.address, &error);
                 tried.push(ix);
-                last = Some(ReachError::Connect(error));
+                last = Some(error);
             }
         }
     }
-    Err(last.unwrap_or(ReachError::NoEndpoint(NoPick::AllTried)))
+    Err(last.map_or(ReachError::NoEndpoint(NoPick::AllTried), ReachError::Connect))
 }
 
 /// A policy for tunnels that goes by latency has nothing but connects to learn it from: how long a tunnel lives says
@@ -84,8 +96,9 @@ fn learn(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, since: 
     }
 }
 
-async fn connect(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState) -> io::Result<Io> {
+async fn connect(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState) -> Result<Io, (Failure, io::Error)> {
     let deadline = cluster.config.connect_timeout;
+    let mut failure = Failure::Connect;
     let connecting = async {
         let tcp = TcpStream::connect(endpoint.address).await?;
         let now = state.clock.now();
@@ -97,10 +110,14 @@ async fn connect(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState)
         sys::prepare(&tcp, cluster.config.tcp)?;
         match &cluster.tls {
             None => Ok(Io::Plain(tcp)),
-            Some(tls) => tls.connect(tcp).await,
+            Some(tls) => {
+                failure = Failure::Tls;
+                tls.connect(tcp).await
+            }
         }
     };
-    timeout(deadline, connecting).await.unwrap_or_else(|_elapsed| Err(too_slow(deadline)))
+    let connected = timeout(deadline, connecting).await.unwrap_or_else(|_elapsed| Err(too_slow(deadline)));
+    connected.map_err(|error| (failure, error))
 }
 
 fn too_slow(deadline: Duration) -> io::Error {
@@ -114,13 +131,16 @@ pub enum ReachError {
     NoEndpoint(NoPick),
     #[error("cannot connect to an endpoint: {0}")]
     Connect(io::Error),
+    /// The first try failed, and too many clients are on a further one.
+    #[error("cannot connect to an endpoint: {0}; no other was tried: the retry budget is used up")]
+    NoRetry(io::Error),
 }
 
 impl ReachError {
     pub fn outcome(&self) -> Outcome {
         match self {
             ReachError::NoEndpoint(_) => Outcome::NoEndpoint,
-            ReachError::Connect(_) => Outcome::ConnectFailed,
+            ReachError::Connect(_) | ReachError::NoRetry(_) => Outcome::ConnectFailed,
         }
     }
 }

@@ -9,6 +9,7 @@ mod explain;
 mod invariants;
 mod latency;
 mod modifiers;
+mod outlier;
 mod picks;
 mod queues;
 mod rtt;

@@ -155,6 +155,8 @@ pub struct Endpoint {
     pub reason: String,
     pub since_seconds: u64,
     /// In force; with the factors of localities, all weights of a cluster are brought to whole numbers.
+    /// Of a vote that ends by itself, such as an ejection.
+    pub seconds_left: Option<u64>,
     pub weight: u16,
     pub configured_weight: u16,
     /// Who says so, when an operator has set it.
@@ -352,6 +354,7 @@ fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now:
         source: source.as_str().to_owned(),
         reason: vote.reason.to_string(),
         since_seconds: now.since(vote.since).as_secs(),
+        seconds_left: vote.until.map(|until| until.since(now).as_secs()),
         weight: explained.weight.get(),
         configured_weight: cluster.configured_weights[at].get(),
         weight_by: member.overrides().get(Kind::Weight).map(|set| set.note.describe()),
@@ -484,7 +487,11 @@ impl fmt::Display for Endpoint {
             self.name, self.locality, self.standing, self.weight, self.eligibility
         )?;
         if self.standing != "up" {
-            write!(f, " ({}: {}, for {} s)", self.source, self.reason, self.since_seconds)?;
+            write!(f, " ({}: {}, for {} s", self.source, self.reason, self.since_seconds)?;
+            if let Some(left) = self.seconds_left {
+                write!(f, ", until in {left} s")?;
+            }
+            f.write_char(')')?;
         }
         if let Some(by) = &self.weight_by {
             write!(f, " (weight {by}; {} in the files)", self.configured_weight)?;

@@ -147,6 +147,8 @@ fn endpoint(
             "weight_percent": member.agent_weight_percent(),
             "max_connections": member.agent_max_connections(),
         },
+        "failures_in_a_row": failures_in_a_row(member),
+        "ejections_in_a_row": member.outlier.ejection().in_a_row,
         "connections": member.load.leases(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),
@@ -156,6 +158,11 @@ fn endpoint(
             "handshake": estimate(&rtts.handshake, settings, now),
         },
     })
+}
+
+fn failures_in_a_row(member: &EndpointState) -> Value {
+    let of = |kind| member.outlier.streak(kind).length();
+    json!({"tunnels": of(policies::Kind::Tunnel), "requests": of(policies::Kind::Request)})
 }
 
 fn vote(source: Source, vote: &Vote, now: Tick) -> Value {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{Load, Rtt, RttEstimate, Standing, Tick};
+use policies::{Load, OutlierCounters, Rtt, RttEstimate, Standing, Tick};
 
 use super::agent::Said;
 use super::agent::line::Line;
@@ -21,6 +21,8 @@ pub struct EndpointState {
     pub address: SocketAddr,
     /// Leases held now; what the policies compare.
     pub load: Arc<Load>,
+    /// How clients fared here, and whether that has it ejected.
+    pub outlier: OutlierCounters,
     /// Picks that led here, since the process started.
     pub picks: AtomicU64,
     pub connect_failures: AtomicU64,
@@ -94,6 +96,7 @@ impl EndpointState {
             cluster,
             address,
             load: Arc::new(Load::new()),
+            outlier: OutlierCounters::new(),
             picks: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             ask_again: AtomicU64::new(0),

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policies::{BandState, Group, HashTables, LocalityRtt, RttBands, Shedding, Standing, Tick, Used};
+use policies::{
+    BandState, Group, HashTables, LocalityRtt, OutlierDetector, RetryBudget, RttBands, Shedding, Standing, Tick, Used,
+};
 
 use super::EndpointState;
 use super::overrides::Overrides;
@@ -19,6 +21,10 @@ pub struct ClusterState {
     pub tables: HashTables,
     /// Which endpoint each client had.
     pub sticky: Sticky,
+    /// Clients that are on a further try.
+    pub retries: Arc<RetryBudget>,
+    /// The control thread's alone.
+    pub outliers: Mutex<OutlierDetector>,
     inner: Mutex<Inner>,
 }
 
@@ -107,6 +113,8 @@ impl ClusterState {
         ClusterState {
             name,
             sticky: Sticky::default(),
+            retries: Arc::default(),
+            outliers: Mutex::default(),
             tables: HashTables::new(),
             inner: Mutex::new(Inner {
                 endpoints: BTreeMap::new(),

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
     ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
-    Policy, Ramp, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
+    Policy, Ramp, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
 };
 
 use super::class::{Cell, Client};
@@ -18,6 +18,8 @@ use super::overrides::scale_weights;
 use super::{EndpointState, class};
 use crate::affinity::Keys;
 use crate::config::{self, Config, Name};
+use crate::events;
+use crate::state::State;
 use crate::tls::UpstreamTls;
 
 /// Classes compiled at most; further ones are widened to their continent.
@@ -182,6 +184,19 @@ impl ClusterPlan {
             Kind::Tunnel => tunnels,
             Kind::Request => requests,
         }
+    }
+
+    /// A place in the retry budget for one more try, given back by its drop; `None` when the budget is used up.
+    pub fn retry(&self, state: &State) -> Option<Retry> {
+        let active = self.members.iter().fold(0_u32, |sum, member| sum.saturating_add(member.load.leases()));
+        let retry = self.state.retries.take(self.config.retry_budget, active);
+        events::tried_again(state, &self.config.name, retry.is_some());
+        retry
+    }
+
+    /// Endpoints that there are to try, and one try in any case: it finds out why there is none.
+    pub fn tries(&self) -> u8 {
+        u8::try_from(self.members.len()).unwrap_or(u8::MAX).max(1)
     }
 
     pub fn classes(&self) -> usize {

@@ -12,6 +12,7 @@ mod findings;
 mod health;
 mod listener;
 mod opened;
+mod outlier;
 mod policy;
 mod process;
 mod route;

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod defaults;
 pub mod health;
 pub mod listener;
+pub mod outlier;
 pub mod placed;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use self::cluster::{
 };
 pub use self::health::{RawAgentCheck, RawHealth, RawProbeTiming};
 pub use self::listener::{RawCertificate, RawListener, RawListenerTcp, RawListenerTls, RawRoute, RawTimeouts};
+pub use self::outlier::{RawFailurePercentage, RawOutlier, RawRetryBudget, RawSuccessRate};
 pub use self::placed::{OneOrMany, Placed};
 use super::units::{Period, Rate};
 

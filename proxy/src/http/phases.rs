@@ -7,17 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::TcpKeepalive;
+use pingora::protocols::{Digest, TcpKeepalive};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use policies::{Answer, Kind as PickKind, Policy, Tick, Tried};
+use policies::{Answer, Failure, Kind as PickKind, Policy, Retry, Tick, Tried};
 
 use super::forwarded::{Forwarding, X_REQUEST_ID};
 use super::{Connection, answer};
 use crate::affinity::source::Request;
 use crate::affinity::{Affinity, Stay};
-use crate::cluster::ClusterPlan;
+use crate::cluster::{ClusterPlan, outlier};
 use crate::config::UpstreamHttp;
 use crate::events;
 use crate::pick::pick;
@@ -41,6 +41,12 @@ pub struct Passage {
     tried: Tried,
     last_tried: Option<policies::EndpointIx>,
     sent: Option<Sent>,
+    /// Held while a further try connects.
+    retry: Option<Retry>,
+    /// What the endpoint has answered.
+    status: Option<u16>,
+    /// The endpoint broke off before or within its answer, or gave none in time.
+    broke_off: bool,
 }
 
 /// What is measured of a request, where the policy goes by latency.
@@ -114,7 +120,7 @@ impl ProxyHttp for Phases {
         _reused: bool,
         _peer: &HttpPeer,
         #[cfg(unix)] _fd: std::os::fd::RawFd,
-        _digest: Option<&pingora::protocols::Digest>,
+        _digest: Option<&Digest>,
         passage: &mut Passage,
     ) -> Result<()> {
         passage.connected();
@@ -150,6 +156,7 @@ impl ProxyHttp for Phases {
         if passage.is_leaving() {
             session.set_keepalive(None);
         }
+        passage.status = Some(response.status.as_u16());
         if let Some(begun) = &passage.begun {
             response.insert_header(X_REQUEST_ID, &begun.forwarding.request_id)?;
         }
@@ -170,6 +177,7 @@ impl ProxyHttp for Phases {
             begun.trip.count((session.body_bytes_read() as u64, session.body_bytes_sent() as u64));
             let answered = session.response_written().map(|response| response.status.as_u16());
             passage.close(answered);
+            passage.judge();
         }
     }
 
@@ -280,18 +288,28 @@ impl Passage {
     fn connect_failed(&mut self, e: &Error) -> bool {
         self.endpoint_answered(true);
         let Some(begun) = &mut self.begun else { return false };
+        let Some(cluster) = &self.cluster else { return false };
+        let state = &begun.connection.worker.state;
         if let (Some(picked), Some(ix)) = (begun.trip.picked.take(), self.last_tried.take()) {
-            picked.endpoint.connect_failed();
-            events::connect_failed(
-                &begun.connection.worker.state,
-                &picked.endpoint.cluster,
-                picked.endpoint.address,
-                e,
-            );
+            if !is_ours(e) {
+                picked.endpoint.connect_failed();
+                outlier::failed(state, &cluster.config, &picked.endpoint, PickKind::Request, failure_of(e));
+            }
+            events::connect_failed(state, &picked.endpoint.cluster, picked.endpoint.address, e);
             self.tried.push(ix);
         }
         begun.trip.fail(Outcome::ConnectFailed, e.etype().as_str());
-        begun.trip.tries < MAX_TRIES
+        // The place of the try that has failed goes back first.
+        self.retry = None;
+        if begun.trip.tries >= MAX_TRIES.min(cluster.tries()) {
+            return false;
+        }
+        self.retry = cluster.retry(state);
+        if self.retry.is_none() {
+            let detail = format!("{}; no other was tried: the retry budget is used up", e.etype().as_str());
+            begun.trip.fail(Outcome::ConnectFailed, detail);
+        }
+        self.retry.is_some()
     }
 
     /// Tells the policy how long the endpoint took to answer, once for each try. The head counts: how long a body takes
@@ -306,6 +324,7 @@ impl Passage {
     }
 
     fn connected(&mut self) {
+        self.retry = None;
         let (Some(begun), Some(cluster)) = (&mut self.begun, &self.cluster) else { return };
         if let Some(picked) = &mut begun.trip.picked {
             picked.lease.connected();
@@ -348,6 +367,7 @@ impl Passage {
             (_, ErrorSource::Downstream) => (Outcome::BadRequest, 400),
             _ => (Outcome::BadAnswer, 500),
         };
+        self.broke_off = *e.esource() == ErrorSource::Upstream && outcome == Outcome::BadAnswer;
         // What a failed try or pick said of it is more than that it failed.
         if !matches!(begun.trip.outcome, Outcome::ConnectFailed | Outcome::NoEndpoint) {
             begun.trip.fail(outcome, e.etype().as_str());
@@ -372,6 +392,20 @@ impl Passage {
             if begun.trip.outcome == Outcome::Dropped {
                 begun.trip.outcome = Outcome::Answered;
             }
+        }
+    }
+
+    /// Counts how the endpoint did. Requests that it was not asked, and clients that left, say nothing about it.
+    fn judge(&self) {
+        let (Some(begun), Some(cluster)) = (&self.begun, &self.cluster) else { return };
+        let Some(picked) = &begun.trip.picked else { return };
+        let (state, endpoint) = (&begun.connection.worker.state, &picked.endpoint);
+        match self.status {
+            _ if self.broke_off => {
+                outlier::failed(state, &cluster.config, endpoint, PickKind::Request, Failure::GatewayError);
+            }
+            Some(status) => outlier::answered(state, &cluster.config, endpoint, status),
+            None => {}
         }
     }
 
@@ -439,6 +473,30 @@ fn version_name(version: Version) -> &'static str {
         Version::HTTP_11 => "1.1",
         Version::HTTP_10 => "1.0",
         _ => "?",
+    }
+}
+
+/// Whether a failed connect is this machine's fault and says nothing about the endpoint.
+fn is_ours(e: &Error) -> bool {
+    let exhausted =
+        |error: &(dyn std::error::Error + 'static)| error.downcast_ref::<std::io::Error>().is_some_and(sys::is_ours);
+    let mut cause = std::error::Error::source(e);
+    while let Some(error) = cause {
+        if exhausted(error) {
+            return true;
+        }
+        cause = error.source();
+    }
+    matches!(e.etype(), ErrorType::BindError | ErrorType::SocketError)
+}
+
+fn failure_of(e: &Error) -> Failure {
+    match e.etype() {
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => Failure::Tls,
+        _ => Failure::Connect,
     }
 }
 

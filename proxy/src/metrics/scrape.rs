@@ -135,7 +135,13 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         labels,
     )?;
     let tick = state.clock.now();
+    let ejected = IntGaugeVec::new(
+        Opts::new("warbler_endpoints_ejected", "Endpoints that outlier detection has ejected now."),
+        &["cluster"],
+    )?;
     for cluster in &snapshot.clusters {
+        let out = cluster.members.iter().filter(|member| member.outlier.is_ejected()).count();
+        ejected.with_label_values(&[&*cluster.config.name]).set(signed(out));
         for (endpoint, member) in cluster.view.endpoints.iter().zip(&cluster.members) {
             let address = member.address.to_string();
             let at = [&*cluster.config.name, &**cluster.locality_name(endpoint.locality), address.as_str()];
@@ -161,7 +167,7 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         }
     }
     let families = [up.collect(), standing.collect(), held.collect(), degraded.collect(), leases.collect()];
-    Ok([families.concat(), rtt.collect(), loss.collect()].concat())
+    Ok([families.concat(), rtt.collect(), loss.collect(), ejected.collect()].concat())
 }
 
 fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Framing, SCRATCH, Tunnel, Wire};
 use crate::cluster::EndpointState;
-use crate::config::Address;
+use crate::config::{Address, Signals};
 use crate::listener::{ListenerIdentity, ListenerSlot};
 use crate::registry::{Command, LeaveReason};
 use crate::state::tests::state;
@@ -160,7 +160,8 @@ impl Bench {
         let known = Arc::new(EndpointState::new("c".into(), address, Address::Socket(address), state.clock.now()));
         let listener = Arc::new(ListenerIdentity::new(ListenerSlot(0), "l".into()));
         let registered = state.registry.register(0, listener);
-        registered.becomes_tunnel(known.clone(), Duration::from_secs(900));
+        let watched = Signals { early_close: Some(Duration::from_secs(2)), ..Signals::default() };
+        registered.becomes_tunnel(known.clone(), Duration::from_secs(900), Some(watched));
         let entry = registered.entry().clone();
         let origin = Origin { listener: "l".into(), client: address, peer: address, connection: registered.id };
         let mut trip = Trip::new(state.clone(), Kind::Tcp, origin);

@@ -16,6 +16,9 @@ pub struct Frames {
     payload: u64,
     in_close: bool,
     saw_close: bool,
+    /// The code of an unmasked Close frame, as far as it has come.
+    code: [u8; 2],
+    code_have: u8,
 }
 
 impl Frames {
@@ -27,6 +30,11 @@ impl Frames {
     /// A whole Close frame has passed.
     pub fn saw_close(&self) -> bool {
         self.saw_close
+    }
+
+    /// The code of a Close frame that came from a server; `None` when it had none.
+    pub fn close_code(&self) -> Option<u16> {
+        (self.code_have == 2).then(|| u16::from_be_bytes(self.code))
     }
 
     /// Takes note of bytes that pass.
@@ -49,6 +57,9 @@ impl Frames {
     fn step(&mut self, bytes: &[u8]) -> usize {
         if self.payload > 0 {
             let take = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
+            if self.in_close {
+                self.note_code(&bytes[..take]);
+            }
             self.payload -= take as u64;
             self.end_of_frame();
             return take;
@@ -64,6 +75,16 @@ impl Frames {
             }
         }
         used
+    }
+
+    /// A client's payload is masked, and nothing to us.
+    fn note_code(&mut self, payload: &[u8]) {
+        let is_masked = self.head[1] & 0x80 != 0;
+        let missing = self.code.len() - usize::from(self.code_have);
+        for byte in payload.iter().take(if is_masked { 0 } else { missing }) {
+            self.code[usize::from(self.code_have)] = *byte;
+            self.code_have += 1;
+        }
     }
 
     fn head_length(&self) -> usize {
@@ -151,6 +172,23 @@ mod tests {
         let mut frames = Frames::default();
         frames.pass(&[0x88, 0]);
         assert!(frames.saw_close());
+    }
+
+    #[test]
+    fn the_code_of_a_servers_close_frame_is_read_however_it_comes() {
+        let close = [0x88, 5, 0x03, 0xf4, b'b', b'y', b'e'];
+        for cut in 0..close.len() {
+            let mut frames = Frames::default();
+            frames.pass(&close[..cut]);
+            frames.pass(&close[cut..]);
+            assert_eq!((frames.close_code(), frames.saw_close()), (Some(1012), true), "cut at {cut}");
+        }
+        let mut without = Frames::default();
+        without.pass(&[0x88, 0]);
+        assert_eq!(without.close_code(), None);
+        let mut masked = Frames::default();
+        masked.pass(&close_to_endpoint(1012));
+        assert_eq!((masked.close_code(), masked.saw_close()), (None, true));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod agent;
 mod controls;
 mod dns;
 mod health;
+mod outlier;
 mod probes;
 mod steering;
 

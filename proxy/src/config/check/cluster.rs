@@ -7,7 +7,7 @@ use policies::Criterion;
 use super::area::Geography;
 use super::findings::{Clusters, Findings, Scope};
 use super::rule::Around;
-use super::{OpenFiles, affinity, endpoint, health, listener, opened, policy, rtt, rule};
+use super::{OpenFiles, affinity, endpoint, health, listener, opened, outlier, policy, rtt, rule};
 use crate::config::files::InFile;
 use crate::config::raw::cluster::CriterionName;
 use crate::config::raw::defaults::BACKLOG;
@@ -75,6 +75,8 @@ fn cluster(
     };
     health::warn_of_idle_cut(&raw.cut_on_down, health.as_ref(), raw.agent_check.is_some(), scope);
     let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
+    let outlier = outlier::outlier(&raw.outlier, scope);
+    let retry_budget = outlier::retry_budget(&raw.retry_budget, scope);
     // Its endpoints have it, or it was refused.
     accept_rate?;
     Some(Cluster {
@@ -105,6 +107,8 @@ fn cluster(
         health: health?,
         agent_check: agent_check?,
         cut_on_down: *raw.cut_on_down,
+        outlier: outlier?,
+        retry_budget: retry_budget?,
         tcp: tcp?,
     })
 }

@@ -90,6 +90,44 @@ t.toml:10:2: error: unknown key `zzz`
 }
 
 #[test]
+fn ejections_that_make_no_sense_are_refused_or_warned_of() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+retry-budget.min = -1
+[clusters.im.outlier]
+consecutive = 1001
+base-ejection = "10m"
+max-ejection = "5m"
+early-close = "2m"
+silence = "500ms"
+success-rate = { hosts = 2, deviations = 0.0 }
+failure-percentage = { threshold = "0%" }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        "
+t.toml:7:20: error: `min` must be from 0 to 1000000, not -1
+t.toml:9:15: error: `consecutive` must be from 0 to 1000, not 1001
+t.toml:11:16: error: `max-ejection` (5m) is shorter than `base-ejection` (10m)
+   help: the first ejection lasts as long as `base-ejection`, and no other is shorter
+t.toml:12:15: error: `early-close` must be from 1ms to 1m, not 2m
+t.toml:13:11: error: `silence` must be 0s or from 1s, not 500ms
+t.toml:13:11: warning: `silence` (500ms) is shorter than `early-close` (2m)
+   help: an endpoint that thinks for a moment would be ejected; heartbeats take tens of seconds
+t.toml:14:26: error: `hosts` must be from 3 to 10000, not 2
+t.toml:14:42: error: `deviations` must be from 0.1 to 10, not 0
+t.toml:15:36: warning: this has no effect without `enforce = true`
+t.toml:15:36: error: `threshold` must be from 1% to 100%, not 0%
+   help: at 0% an endpoint without any failure would be ejected",
+    );
+}
+
+#[test]
 fn all_missing_keys_of_a_table_are_named() {
     check(
         r#"

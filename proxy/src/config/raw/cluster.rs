@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::affinity::{RawStickiness, RawUserToken};
 use super::health::{RawAgentCheck, RawHealth};
 use super::listener::HttpVersion;
+use super::outlier::{RawOutlier, RawRetryBudget};
 use super::{OneOrMany, Placed, defaults};
 use crate::config::units::{Distance, Percent, Period, Rate};
 
@@ -80,6 +81,10 @@ pub struct RawCluster {
     pub agent_check: Option<Placed<RawAgentCheck>>,
     /// `true`: tunnels of an endpoint that goes down are asked to leave it, at the pace of `drain.rate`.
     pub cut_on_down: Placed<bool>,
+    /// Which endpoints get no new clients for a while because they fail those that they have.
+    pub outlier: RawOutlier,
+    /// How many clients may be on a further try at a time.
+    pub retry_budget: RawRetryBudget,
     /// Socket options of the connections to endpoints.
     pub tcp: RawUpstreamTcp,
 }

@@ -14,8 +14,9 @@ use super::health::{
 };
 use super::listener::{HttpVersion, TlsVersion};
 use super::{
-    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawHealth, RawListenerTcp, RawLocality,
-    RawLog, RawP2c, RawProbeTiming, RawRtt, RawStop, RawTimeouts, RawUpstreamTcp, RawUserToken,
+    LogFormat, OneOrMany, Placed, RawAdmin, RawCluster, RawDns, RawDrain, RawFailurePercentage, RawHealth,
+    RawListenerTcp, RawLocality, RawLog, RawOutlier, RawP2c, RawProbeTiming, RawRetryBudget, RawRtt, RawStop,
+    RawSuccessRate, RawTimeouts, RawUpstreamTcp, RawUserToken,
 };
 use crate::config::units::{Distance, Percent, Period, Rate, Size};
 
@@ -117,6 +118,8 @@ impl Default for RawCluster {
             health: RawHealth::default().into(),
             agent_check: None,
             cut_on_down: off(),
+            outlier: RawOutlier::default(),
+            retry_budget: RawRetryBudget::default(),
             tcp: RawUpstreamTcp::default(),
         }
     }
@@ -302,6 +305,50 @@ pub fn agent_timeout() -> Placed<Period> {
 
 pub fn nothing() -> Placed<String> {
     String::new().into()
+}
+
+/// Envoy's figures, and ours where it has none: `jitter`, `early-close`, and `silence`, which is off because a client may
+/// send for long without being owed a word.
+impl Default for RawOutlier {
+    fn default() -> RawOutlier {
+        RawOutlier {
+            off: off(),
+            consecutive: 5.into(),
+            interval: seconds(10),
+            base_ejection: seconds(30),
+            max_ejection: seconds(300),
+            max_ejected: Percent(10).into(),
+            jitter: Percent(20).into(),
+            connect_failure: on(),
+            tls_failure: on(),
+            refused_upgrade: on(),
+            early_close: seconds(2),
+            silence: seconds(0),
+            gateway_errors: on(),
+            server_errors: off(),
+            success_rate: RawSuccessRate::default(),
+            failure_percentage: RawFailurePercentage::default(),
+        }
+    }
+}
+
+impl Default for RawSuccessRate {
+    fn default() -> RawSuccessRate {
+        RawSuccessRate { enforce: on(), hosts: 5.into(), volume: 100.into(), deviations: 1.9.into() }
+    }
+}
+
+impl Default for RawFailurePercentage {
+    fn default() -> RawFailurePercentage {
+        RawFailurePercentage { enforce: off(), threshold: Percent(85).into(), hosts: 5.into(), volume: 50.into() }
+    }
+}
+
+/// Envoy's.
+impl Default for RawRetryBudget {
+    fn default() -> RawRetryBudget {
+        RawRetryBudget { share: Percent(20).into(), min: 3.into() }
+    }
 }
 
 impl Default for RawUpstreamTcp {
