@@ -6,6 +6,7 @@
 pub mod check;
 pub mod controls;
 mod edge;
+pub mod diff;
 pub mod explain;
 pub mod reload;
 pub mod run;
@@ -33,6 +34,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show which endpoint a client would get, and why.
     Explain(explain::ExplainArgs),
+    /// Show what differs between two configurations, and how many clients would go elsewhere.
+    Diff(diff::DiffArgs),
     /// Tell a running edge to read its files again, and say what came of it.
     Reload(reload::ReloadArgs),
     /// Take an endpoint out of service: no new clients, and its tunnels are asked to leave at drain.rate.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &mut err),
         Command::Check(args) => check::check(&args, &mut out, &mut err).unwrap_or(Code::Failed.into()),
         Command::Explain(args) => explain::explain(&args, &mut out, &mut err).into(),
+        Command::Diff(args) => diff::diff(&args, &mut out, &mut err).into(),
         Command::Reload(args) => reload::reload(&args, &mut out, &mut err).into(),
         Command::Drain(args) => controls::drain(&args, &mut out, &mut err).into(),
         Command::Maintenance(args) => controls::maintenance(&args, &mut out, &mut err).into(),

@@ -7,6 +7,7 @@
 
 pub mod affinity;
 pub mod check;
+pub mod compare;
 pub mod diagnostic;
 pub mod files;
 pub mod raw;

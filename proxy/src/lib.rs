@@ -44,6 +44,8 @@ pub mod events;
 pub mod log;
 pub mod metrics;
 
+pub mod trace;
+
 pub mod cli;
 pub mod control;
 mod sys;
