@@ -374,6 +374,16 @@ pub enum Address {
     },
 }
 
+/// As the files write it.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Socket(address) => address.fmt(f),
+            Address::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// TLS to the endpoints of a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamTls {

@@ -50,8 +50,8 @@ impl Default for Scenario {
 pub enum SimulateError {
     #[error("{0}")]
     Geo(String),
-    #[error("no locality is named `{name}`; there are: {known}")]
-    NoLocality { name: String, known: String },
+    #[error("no locality or endpoint is named `{name}`; there are: {known}")]
+    Nowhere { name: String, known: String },
     #[error("there are no clients: nothing was simulated")]
     NoClients,
 }

@@ -36,8 +36,8 @@ pub struct SimulateArgs {
     /// A second configuration: who would go elsewhere with it?
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// A locality that is down: `fra`, `im/fra`, or for a time since the first client `fra@10m..20m`. May be given several
-    /// times.
+    /// A locality or endpoint that is down: `fra`, `im/fra`, `10.1.0.4:5222`, or for a time since the first client
+    /// `fra@10m..20m`. May be given several times.
     #[arg(long, value_name = "LOCALITY")]
     fail: Vec<Outage>,
     /// How many clients come for each one of the trace.

@@ -1,6 +1,6 @@
 //! Who goes elsewhere when one configuration takes the place of another.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ pub(super) struct EndpointName {
     pub(super) address: String,
     /// `cluster/locality`.
     pub(super) locality: String,
+    pub(super) weight: u16,
+    pub(super) max_connections: Option<u64>,
     /// Whether the same client always gets the same endpoint, so that another one is a move and not chance.
     pub(super) by_key: bool,
 }
@@ -42,8 +44,8 @@ pub struct Moves {
     /// Clients that get another endpoint with the same dice. Where load decides, most of it is chance: one pick that falls
     /// out differently changes the loads for all that follow.
     pub other_endpoint: u64,
-    /// Clients that have to go to another endpoint: all that change their locality, and of those that stay in it so many as
-    /// the shares of its endpoints make necessary. This is what a limit is compared with.
+    /// Clients that have to go to another endpoint: all that change their locality, and of those that stay in one whose
+    /// endpoints or weights are different, so many as the new shares make necessary. This is what a limit is compared with.
     pub moved: u64,
     /// `moved` as a share of all clients, 0 to 1.
     pub share: f64,
@@ -67,7 +69,7 @@ impl Landings {
 
     pub(super) fn moves(&self, old: &Names, new: &Names) -> Moves {
         let (mut localities, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-        let (mut left, mut stayed) = (0, Stayed::default());
+        let (mut left, mut stayed) = (0, Stayed { alike: old.localities_alike(new), ..Stayed::default() });
         for (&(before, after), &clients) in &self.0 {
             let (from, to) = (old.locality(before), new.locality(after));
             let (here, there) = (old.endpoint(before), new.endpoint(after));
@@ -94,6 +96,8 @@ impl Landings {
 /// Clients that keep their locality, by endpoint before and after.
 #[derive(Default)]
 struct Stayed<'n> {
+    /// Localities whose endpoints are what they were: what is different there is chance.
+    alike: BTreeSet<&'n str>,
     counts: BTreeMap<(&'n str, &'n str), (u64, u64)>,
     by_key: u64,
 }
@@ -102,6 +106,9 @@ impl<'n> Stayed<'n> {
     fn add(&mut self, old: &'n EndpointName, new: &'n EndpointName, clients: u64) {
         if old.by_key && new.by_key {
             self.by_key += if old.address == new.address { 0 } else { clients };
+            return;
+        }
+        if self.alike.contains(&*old.locality) {
             return;
         }
         self.counts.entry((&old.locality, &old.address)).or_default().0 += clients;
@@ -115,6 +122,21 @@ impl<'n> Stayed<'n> {
 }
 
 impl Names {
+    fn localities_alike<'n>(&'n self, other: &'n Names) -> BTreeSet<&'n str> {
+        let (here, there) = (self.by_locality(), other.by_locality());
+        let alike = |(name, endpoints): (&'n str, BTreeSet<_>)| (there.get(name) == Some(&endpoints)).then_some(name);
+        here.into_iter().filter_map(alike).collect()
+    }
+
+    fn by_locality(&self) -> BTreeMap<&str, BTreeSet<(&str, u16, Option<u64>)>> {
+        let mut localities: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for endpoint in &self.endpoints {
+            let known = (&*endpoint.address, endpoint.weight, endpoint.max_connections);
+            localities.entry(&*endpoint.locality).or_default().insert(known);
+        }
+        localities
+    }
+
     fn locality(&self, landing: Landing) -> &str {
         self.find(landing, |name| &name.locality)
     }
@@ -148,6 +170,8 @@ mod tests {
         let name = |&(address, locality): &(&str, &str)| EndpointName {
             address: address.to_owned(),
             locality: locality.to_owned(),
+            weight: 1,
+            max_connections: None,
             by_key,
         };
         Names { endpoints: endpoints.iter().map(name).collect() }
@@ -162,8 +186,11 @@ mod tests {
 
     #[test]
     fn what_chance_reshuffles_within_a_locality_does_not_have_to_move() {
-        let names = names(&PLACES, false);
-        let moves = landings(&[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&names, &names);
+        let (old, mut new) = (names(&PLACES, false), names(&PLACES, false));
+        let moves = landings(&[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&old, &new);
+        assert_eq!((moves.other_locality, moves.other_endpoint, moves.moved), (0, 70, 0));
+        new.endpoints[1].weight = 2;
+        let moves = landings(&[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&old, &new);
         assert_eq!((moves.other_locality, moves.other_endpoint, moves.moved), (0, 70, 10));
         assert_eq!(moves.endpoints[0], FromTo { from: "a".into(), to: "b".into(), clients: 40 });
     }

@@ -1,18 +1,20 @@
-//! Localities that fail during a simulation.
+//! Localities and endpoints that fail during a simulation.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::SimulateError;
+use crate::config::Config;
 use crate::config::units::Period;
-use crate::config::{Cluster, Config};
 
-/// A locality that is down for a while: `fra`, `im/fra`, `fra@600s..1200s`, `fra@10m..`.
+/// A locality or an endpoint that is down for a while: `fra`, `im/fra`, `10.1.0.4:5222`, `fra@600s..1200s`, `fra@10m..`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outage {
     /// Only in this cluster.
     pub cluster: Option<String>,
-    pub locality: String,
+    /// The name of a locality, or the address of an endpoint as the files write it.
+    pub what: String,
     /// Since the first arrival.
     pub from: Duration,
     /// `None`: to the end.
@@ -24,15 +26,15 @@ impl FromStr for Outage {
 
     fn from_str(text: &str) -> Result<Outage, String> {
         let (place, window) = text.split_once('@').map_or((text, None), |(place, window)| (place, Some(window)));
-        let (cluster, locality) = place.split_once('/').map_or((None, place), |(cluster, name)| (Some(cluster), name));
-        if locality.is_empty() || cluster == Some("") {
+        let (cluster, what) = place.split_once('/').map_or((None, place), |(cluster, name)| (Some(cluster), name));
+        if what.is_empty() || cluster == Some("") {
             return Err(format!("`{text}` names no locality: write `fra`, `im/fra` or `fra@10m..20m`"));
         }
         let (from, until) = window.map_or(Ok((Duration::ZERO, None)), read_window)?;
         if until.is_some_and(|until| until <= from) {
             return Err(format!("`{text}` ends before it begins"));
         }
-        Ok(Outage { cluster: cluster.map(str::to_owned), locality: locality.to_owned(), from, until })
+        Ok(Outage { cluster: cluster.map(str::to_owned), what: what.to_owned(), from, until })
     }
 }
 
@@ -45,27 +47,29 @@ fn read_window(text: &str) -> Result<(Duration, Option<Duration>), String> {
 }
 
 impl Outage {
-    /// Whether it strikes a locality.
-    pub fn strikes(&self, cluster: &Cluster, locality: &str) -> bool {
-        self.locality == locality && self.cluster.as_deref().is_none_or(|name| name == &*cluster.name)
+    /// Whether it strikes an endpoint of this cluster.
+    pub fn strikes(&self, cluster: &str, locality: &str, endpoint: &str) -> bool {
+        (self.what == locality || self.what == endpoint) && self.cluster.as_deref().is_none_or(|name| name == cluster)
     }
 
     /// # Errors
-    /// When none of the configurations has such a locality.
-    pub fn check<'c>(&self, configs: impl Iterator<Item = &'c Config> + Clone) -> Result<(), SimulateError> {
-        let clusters = configs.flat_map(|config| &config.clusters);
-        let places = clusters.flat_map(|cluster| cluster.localities.iter().map(move |place| (cluster, &*place.name)));
-        if places.clone().any(|(cluster, locality)| self.strikes(cluster, locality)) {
-            return Ok(());
+    /// When none of the configurations has such a locality or endpoint.
+    pub fn check<'c>(&self, configs: impl Iterator<Item = &'c Config>) -> Result<(), SimulateError> {
+        let mut known = BTreeSet::new();
+        for cluster in configs.flat_map(|config| &config.clusters) {
+            for locality in &cluster.localities {
+                let addresses = locality.endpoints.iter().map(|endpoint| endpoint.address.to_string());
+                if addresses.into_iter().any(|address| self.strikes(&cluster.name, &locality.name, &address)) {
+                    return Ok(());
+                }
+                known.insert(format!("{}/{}", cluster.name, locality.name));
+            }
         }
-        let mut known: Vec<String> = places.map(|(cluster, name)| format!("{}/{name}", cluster.name)).collect();
-        known.sort();
-        known.dedup();
         let name = match &self.cluster {
-            Some(cluster) => format!("{cluster}/{}", self.locality),
-            None => self.locality.clone(),
+            Some(cluster) => format!("{cluster}/{}", self.what),
+            None => self.what.clone(),
         };
-        Err(SimulateError::NoLocality { name, known: known.join(", ") })
+        Err(SimulateError::Nowhere { name, known: known.into_iter().collect::<Vec<_>>().join(", ") })
     }
 }
 
@@ -76,15 +80,16 @@ mod tests {
     #[test]
     fn an_outage_is_a_locality_and_perhaps_a_cluster_and_a_time() {
         let seconds = Duration::from_secs;
-        let check = |text: &str, cluster: Option<&str>, from, until| {
-            let want = Outage { cluster: cluster.map(str::to_owned), locality: "fra".to_owned(), from, until };
+        let check = |text: &str, (cluster, what): (Option<&str>, &str), from, until| {
+            let want = Outage { cluster: cluster.map(str::to_owned), what: what.to_owned(), from, until };
             assert_eq!(text.parse::<Outage>(), Ok(want), "{text}");
         };
-        check("fra", None, seconds(0), None);
-        check("im/fra", Some("im"), seconds(0), None);
-        check("fra@600s..20m", None, seconds(600), Some(seconds(1200)));
-        check("im/fra@10m..", Some("im"), seconds(600), None);
-        check("fra@..10s", None, seconds(0), Some(seconds(10)));
+        check("fra", (None, "fra"), seconds(0), None);
+        check("im/fra", (Some("im"), "fra"), seconds(0), None);
+        check("fra@600s..20m", (None, "fra"), seconds(600), Some(seconds(1200)));
+        check("im/fra@10m..", (Some("im"), "fra"), seconds(600), None);
+        check("[::1]:5222@1s..", (None, "[::1]:5222"), seconds(1), None);
+        check("fra@..10s", (None, "fra"), seconds(0), Some(seconds(10)));
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Drawing {
 
     /// A name, a bar on a light ground, and its value.
     fn row(&mut self, name: &str, part: f64, colour: &str, value: &str) {
-        let (names, bars) = (170.0, PLOT - 90.0);
+        let (names, bars) = (180.0, PLOT - 250.0);
         self.y += ROW;
         let y = self.y - 12.0;
         self.label(LEFT + names - 8.0, self.y - 2.0, "end", name);

@@ -1,7 +1,7 @@
 //! One configuration at work: its plans, who is connected, and what time it is.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use geoip::{Coordinates, Geo, great_circle_km};
 use http::HeaderMap;
-use policies::{Cursors, Dice, EndpointIx, Kind, Lease, LocalityIx, NoPick, SeededDice, Tick, Tried, prior_rtt};
+use policies::{
+    Cursors, Dice, EndpointIx, Kind, Lease, LocalityIx, NoPick, SeededDice, Standing, Tick, Tried, prior_rtt,
+};
 use slab::Slab;
 
 use super::moves::{EndpointName, Landing, Names};
 use super::report::{ClusterRun, EndpointRun, LocalityRun, Run};
 use super::tally::{Gauge, RoundTrips};
 use super::{Outage, Scenario, SimulateError, seconds};
+use crate::cluster::votes::Source;
 use crate::cluster::{Client, ClusterPlan, ClusterState};
 use crate::config::{Address, Cluster, ClusterIx, Config, Serves};
 use crate::reload::files::GeoFiles;
@@ -35,8 +38,7 @@ pub(super) struct World {
     listeners: Vec<Listening>,
     /// By `ClusterIx`.
     sites: Vec<Site>,
-    /// Outages by cluster and locality, and whether they are on.
-    outages: Vec<(Outage, ClusterIx, LocalityIx, bool)>,
+    outages: Vec<Struck>,
 
     /// By the number of the arrival.
     visitors: Vec<Visitor>,
@@ -54,6 +56,14 @@ pub(super) struct World {
     unrouted: u64,
     sample_every: u64,
     next_sample: u64,
+}
+
+/// An outage in one cluster.
+struct Struck {
+    outage: Outage,
+    cluster: ClusterIx,
+    endpoints: Vec<EndpointIx>,
+    on: bool,
 }
 
 /// A client as this world sees it.
@@ -115,7 +125,7 @@ impl World {
             first += u32::try_from(site.addresses.len()).unwrap_or(u32::MAX);
             sites.push(site);
         }
-        let outages = outages(&config, &scenario.outages);
+        let outages = scenario.outages.iter().flat_map(|outage| struck(&sites, outage)).collect();
         Ok(World {
             name,
             geo,
@@ -187,16 +197,17 @@ impl World {
     ) -> Option<(EndpointIx, LocalityIx, Lease)> {
         let site = &mut self.sites[cluster.0];
         let visitor = &self.visitors[visitor];
-        let mut tried = Tried::new();
+        let (mut tried, now) = (Tried::new(), Tick(Duration::from_micros(self.now)));
         let refused = loop {
-            match site.plan.pick(&visitor.client, visitor.kind, dice, &mut self.cursors, &tried) {
+            match site.plan.pick(&visitor.client, visitor.kind, dice, &mut self.cursors, &tried, now) {
                 Ok(pick) if site.is_down(pick.endpoint) => {
                     tried.push(pick.endpoint);
                     if tried.is_full() {
                         break "connect-failed";
                     }
                 }
-                Ok(pick) => {
+                Ok(mut pick) => {
+                    pick.lease.connected();
                     *site.picks.entry(pick.reason.as_str()).or_default() += 1;
                     site.came(self.now, pick.endpoint, pick.locality, visitor.to_edge_ms);
                     return Some((pick.endpoint, pick.locality, pick.lease));
@@ -222,9 +233,8 @@ impl World {
     fn tick(&mut self) {
         self.now = self.next_tick;
         self.next_tick += TICK_US;
-        let struck = self.outages_begin_and_end();
-        for (cluster, locality) in struck {
-            self.connections_break(cluster, locality);
+        for (cluster, endpoints) in self.outages_begin_and_end() {
+            self.connections_break(cluster, &endpoints);
         }
         if self.now >= self.next_sample {
             self.next_sample += self.sample_every;
@@ -232,41 +242,39 @@ impl World {
         }
     }
 
-    /// Puts what changed into the plans; the localities that went down just now.
-    fn outages_begin_and_end(&mut self) -> Vec<(ClusterIx, LocalityIx)> {
+    /// Puts what changed into the plans; what went down just now.
+    fn outages_begin_and_end(&mut self) -> Vec<(ClusterIx, Vec<EndpointIx>)> {
         let now = Duration::from_micros(self.now);
-        let (mut changed, mut struck) = (Vec::new(), Vec::new());
-        for (outage, cluster, locality, on) in &mut self.outages {
-            let should = outage.from <= now && outage.until.is_none_or(|until| now < until);
-            if *on != should {
-                *on = should;
-                self.sites[cluster.0].vote(*locality, should, Tick(now));
-                changed.push(*cluster);
-                struck.extend(should.then_some((*cluster, *locality)));
-            }
+        let is_on = |outage: &Outage| outage.from <= now && outage.until.is_none_or(|until| now < until);
+        let (begin, end): (Vec<&mut Struck>, Vec<&mut Struck>) =
+            self.outages.iter_mut().filter(|struck| struck.on != is_on(&struck.outage)).partition(|struck| !struck.on);
+        let (mut changed, mut broken) = (BTreeSet::new(), Vec::new());
+        // What ends comes first: where another one goes on or begins, it has the last word.
+        for struck in end {
+            struck.on = false;
+            self.sites[struck.cluster.0].vote(&struck.endpoints, false, Tick(now));
+            changed.insert(struck.cluster);
         }
-        changed.dedup();
+        for struck in begin {
+            struck.on = true;
+            changed.insert(struck.cluster);
+            broken.push((struck.cluster, struck.endpoints.clone()));
+        }
+        for struck in self.outages.iter().filter(|struck| changed.contains(&struck.cluster) && struck.on) {
+            self.sites[struck.cluster.0].vote(&struck.endpoints, true, Tick(now));
+        }
         for cluster in changed {
-            let site = &mut self.sites[cluster.0];
-            let plan = ClusterPlan::build(
-                self.config.cluster(cluster),
-                site.state.clone(),
-                &self.config.edge,
-                None,
-                Tick(now),
-            );
-            plan.warm_up(&site.plan);
-            site.plan = Arc::new(plan);
+            self.sites[cluster.0].compile(&self.config, Tick(now));
         }
-        struck
+        broken
     }
 
-    /// The tunnels of a locality that fails end, and their clients come back at once.
-    fn connections_break(&mut self, cluster: ClusterIx, locality: LocalityIx) {
-        let broken = |held: &Held| {
-            held.cluster == cluster && held.place.as_ref().is_some_and(|(_, standing, _)| *standing == locality)
+    /// The tunnels of endpoints that fail end, and their clients come back at once.
+    fn connections_break(&mut self, cluster: ClusterIx, endpoints: &[EndpointIx]) {
+        let breaks = |held: &Held| {
+            held.cluster == cluster && held.place.as_ref().is_some_and(|(endpoint, ..)| endpoints.contains(endpoint))
         };
-        let slots: Vec<usize> = self.held.iter().filter(|(_, held)| broken(held)).map(|(slot, _)| slot).collect();
+        let slots: Vec<usize> = self.held.iter().filter(|(_, held)| breaks(held)).map(|(slot, _)| slot).collect();
         for &slot in &slots {
             if let Some((endpoint, locality, lease)) = self.held[slot].place.take() {
                 drop(lease);
@@ -328,18 +336,17 @@ fn milliseconds(from: Coordinates, to: Coordinates) -> f32 {
     prior_rtt(great_circle_km(from, to)).as_secs_f32() * 1000.0
 }
 
-fn outages(config: &Config, outages: &[Outage]) -> Vec<(Outage, ClusterIx, LocalityIx, bool)> {
-    let mut struck = Vec::new();
-    for outage in outages {
-        for (cluster, ix) in config.clusters.iter().zip(0..) {
-            for (locality, nth) in cluster.localities.iter().zip(0..) {
-                if outage.strikes(cluster, &locality.name) {
-                    struck.push((outage.clone(), ClusterIx(ix), LocalityIx(nth), false));
-                }
-            }
-        }
-    }
-    struck
+fn struck(sites: &[Site], outage: &Outage) -> Vec<Struck> {
+    let in_one = |(site, ix): (&Site, usize)| {
+        let hit = |(endpoint, address): (&policies::Endpoint, &String)| {
+            outage.strikes(&site.plan.config.name, site.plan.locality_name(endpoint.locality), address)
+        };
+        let endpoints = (0..).map(EndpointIx).zip(site.plan.view.endpoints.iter().zip(&site.addresses));
+        let endpoints: Vec<EndpointIx> = endpoints.filter(|(_, one)| hit(*one)).map(|(ix, _)| ix).collect();
+        let (outage, cluster) = (outage.clone(), ClusterIx(ix));
+        (!endpoints.is_empty()).then_some(Struck { outage, cluster, endpoints, on: false })
+    };
+    sites.iter().zip(0..).filter_map(in_one).collect()
 }
 
 impl Listening {
@@ -379,7 +386,7 @@ impl Site {
             }
         }
         let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, None, Tick(Duration::ZERO));
-        let addresses = plan.members.iter().map(|member| written(&member.origin())).collect();
+        let addresses = plan.members.iter().map(|member| member.origin().to_string()).collect();
         let limits = |locality: Option<LocalityIx>| {
             let here = plan.view.endpoints.iter().filter(move |one| locality.is_none_or(|ix| ix == one.locality));
             here.map(|endpoint| endpoint.max_connections.map(|max| u64::from(max.get())))
@@ -410,14 +417,20 @@ impl Site {
         !self.plan.view.endpoints[endpoint.0 as usize].standing.takes_new()
     }
 
-    fn vote(&self, locality: LocalityIx, fails: bool, now: Tick) {
-        let here = self.plan.view.endpoints.iter().zip(&self.plan.members).filter(|(one, _)| one.locality == locality);
-        for (_, member) in here {
-            member.vote(|votes| match fails {
-                true => votes.probe_failed("failed in this simulation", 1, now),
-                false => votes.probe_succeeded(1, now),
+    fn vote(&self, endpoints: &[EndpointIx], fail: bool, now: Tick) {
+        for endpoint in endpoints {
+            self.plan.members[endpoint.0 as usize].vote(|votes| match fail {
+                true => votes.cast(Source::Probes, Standing::Down, "fails in this simulation", now),
+                false => votes.withdraw(Source::Probes, now),
             });
         }
+    }
+
+    /// A plan of what is known now, in the place of the one before.
+    fn compile(&mut self, config: &Config, now: Tick) {
+        let plan = ClusterPlan::build(&self.plan.config, self.state.clone(), &config.edge, None, now);
+        plan.warm_up(&self.plan);
+        self.plan = Arc::new(plan);
     }
 
     fn came(&mut self, now: u64, endpoint: EndpointIx, locality: LocalityIx, to_edge_ms: Option<f32>) {
@@ -438,10 +451,13 @@ impl Site {
     }
 
     fn names(&self) -> impl Iterator<Item = EndpointName> {
-        self.addresses.iter().zip(&self.plan.view.endpoints).map(|(address, endpoint)| EndpointName {
+        let by_key = self.plan.config.policy.goes_by_key();
+        self.addresses.iter().zip(&self.plan.view.endpoints).map(move |(address, endpoint)| EndpointName {
             address: address.clone(),
             locality: format!("{}/{}", self.plan.config.name, self.plan.locality_name(endpoint.locality)),
-            by_key: false,
+            weight: endpoint.weight.get(),
+            max_connections: endpoint.max_connections.map(|max| u64::from(max.get())),
+            by_key,
         })
     }
 
@@ -501,12 +517,4 @@ fn stand_in(host: &str) -> IpAddr {
     let mut hasher = DefaultHasher::new();
     host.hash(&mut hasher);
     Ipv6Addr::from((0x0100_u128 << 112) | u128::from(hasher.finish())).into()
-}
-
-/// As the files write it.
-fn written(address: &Address) -> String {
-    match address {
-        Address::Socket(address) => address.to_string(),
-        Address::Name { host, port } => format!("{host}:{port}"),
-    }
 }

@@ -37,6 +37,9 @@ mod health;
 mod probes;
 mod steering;
 
+mod diff;
+mod simulate;
+
 mod foreign;
 mod hostile;
 mod im;
