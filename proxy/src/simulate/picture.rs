@@ -123,10 +123,10 @@ impl Drawing {
         endpoints.sort_by(|(_, _, one), (_, _, other)| other.total_cmp(one));
         endpoints.truncate(MOST_ENDPOINTS);
         let heading = match all > endpoints.len() {
-            true => format!("peak connections by endpoint, the {MOST_ENDPOINTS} fullest of {all}"),
+            true => format!("peak connections of the {MOST_ENDPOINTS} fullest of {all} endpoints"),
             false => "peak connections by endpoint".to_owned(),
         };
-        self.text(LEFT, 4.0, "normal", &heading);
+        self.text(LEFT, 4.0, "normal", &format!("{heading}, against the limit where it has one"));
         self.y += 12.0;
         for (nth, endpoint, part) in endpoints {
             let value = match endpoint.max_connections {

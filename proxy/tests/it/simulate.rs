@@ -271,3 +271,34 @@ async fn mistakes_are_told_and_have_their_exit_codes() {
     workspace.write("none.ndjson", "").unwrap();
     check(&["--clients", "none.ndjson"], 1, "there are no clients").await;
 }
+
+/// The blocks of a page in one language, without the fences.
+fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    let fence = format!("```{language}\n");
+    page.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_command_of_the_page_runs() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/simulate.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let workspace = Workspace::new().unwrap();
+    let [edge, new] = blocks(&page, "toml")[..] else { panic!("two configurations are shown") };
+    workspace.write("edge.toml", edge).unwrap();
+    workspace.write("new.toml", new).unwrap();
+    workspace.write("trace.ndjson", blocks(&page, "json")[0]).unwrap();
+    let mut ran = 0;
+    for command in blocks(&page, "sh").iter().flat_map(|block| block.lines()) {
+        let words = command.split(' ').map(|word| word.trim_matches('"')).skip(1);
+        let launch = words.fold(warbler([]), |launch, word| launch.arg(word));
+        let finished = Process::run(&workspace, launch, SOON).await.unwrap();
+        assert_eq!(finished.code(), 0, "{command}: {}", finished.stderr);
+        ran += 1;
+        if command.ends_with("new.toml") && command.starts_with("warbler diff") {
+            let shown = blocks(&page, "text")[0];
+            assert!(shown.starts_with(&finished.stdout), "{shown}\nis not\n{}", finished.stdout);
+        }
+    }
+    assert_eq!(ran, 7);
+    assert!(workspace.path("edge.svg").exists());
+}
