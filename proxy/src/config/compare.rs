@@ -196,7 +196,7 @@ impl Walk<'_> {
 
     /// The names that routes were given or got from their matches.
     fn route_names(&self, listener: &str) -> Vec<String> {
-        let found = self.config.listeners.iter().find(|known| &*known.name == listener);
+        let found = self.config.listeners.iter().find(|known| &*known.name == listener.trim_matches('"'));
         match found.map(|listener| &listener.serves) {
             Some(Serves::Http(http)) => http.routes.iter().map(|route| route.name.to_string()).collect(),
             _ => Vec::new(),
@@ -220,8 +220,10 @@ fn step(pattern: &str, name: &str) -> Pattern {
     if KEYS.iter().any(|key| continues(key.path)) { known } else { dotted(pattern, "*") }
 }
 
+/// A name with a dot in it is quoted, as TOML does it: `web.eu` is not inside of `web`.
 fn dotted(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    let name = if name.contains(['.', '[']) { format!("\"{name}\"") } else { name.to_owned() };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 fn is_inside(path: &str, table: &str) -> bool {
@@ -306,8 +308,8 @@ fn normal(key: &Key, value: &Value) -> Value {
     };
     let one = |value: &Value, kind: &str| respelled(value, kind).unwrap_or_else(|| value.clone());
     match value {
-        Value::Array(items) if key.kind.contains("or a list") => set(items.clone()),
-        value if key.kind.contains("or a list") => set(vec![value.clone()]),
+        Value::Array(items) if key.kind.contains("or a list") => one_or_many(key, items.clone()),
+        value if key.kind.contains("or a list") => one_or_many(key, vec![value.clone()]),
         Value::Array(items) => {
             let kind = key.kind.strip_prefix("list of ").unwrap_or(key.kind);
             items.iter().map(|item| one(item, kind)).collect::<Vec<_>>().into()
@@ -316,10 +318,12 @@ fn normal(key: &Key, value: &Value) -> Value {
     }
 }
 
-/// What may be written as one text or as a list has no order.
-fn set(mut items: Vec<Value>) -> Value {
-    items.sort_by_key(Value::to_string);
-    items.dedup();
+/// What may be written as one value or as a list. Whom a rule is for has no order; where these clients go may have one.
+fn one_or_many(key: &Key, mut items: Vec<Value>) -> Value {
+    if !key.kind.starts_with("name of a locality") {
+        items.sort_by_key(Value::to_string);
+        items.dedup();
+    }
     items.into()
 }
 
@@ -459,6 +463,19 @@ mod tests {
             &[("[clusters.im]", "[clusters.im]\nhealth.off = true")],
             &["clusters.im.health.off  false  →  true  (live)", "clusters.im.health.tcp  removed: {}  (live)"],
         );
+    }
+
+    #[test]
+    fn a_name_with_a_dot_is_not_inside_of_another() {
+        let more = "[listeners.web]\nbind = [\"127.0.0.2:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let dotted = "[listeners.\"im.eu\"]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\n\
+                      [[listeners.\"im.eu\".routes]]\nname = \"all\"\ncluster = \"im\"\n";
+        let rest = "[clusters.im.localities.x]\nendpoints = [{ address = \"10.0.0.1:1\" }]\n";
+        let before = loaded(&format!("{dotted}{rest}"));
+        let after =
+            loaded(&format!("{}{more}{rest}", dotted.replace("name = \"all\"", "name = \"all\"\nhost = \"a.b\"")));
+        let said: Vec<String> = compare(&before, &after).iter().map(|change| change.path.clone()).collect();
+        assert_eq!(said, ["listeners.\"im.eu\".routes[all].host", "listeners.web"]);
     }
 
     #[test]

@@ -18,9 +18,10 @@ use super::moves::{EndpointName, Landing, Names};
 use super::report::{ClusterRun, EndpointRun, LocalityRun, Run};
 use super::tally::{Gauge, RoundTrips};
 use super::{Outage, Scenario, SimulateError, seconds};
+use crate::cluster::plan::offline_with;
 use crate::cluster::votes::Source;
 use crate::cluster::{Client, ClusterPlan, ClusterState};
-use crate::config::{Address, Cluster, ClusterIx, Config, Serves};
+use crate::config::{Address, ClusterIx, Config, Serves};
 use crate::reload::files::GeoFiles;
 use crate::route::Routes;
 use crate::trace::Visit;
@@ -120,8 +121,8 @@ impl World {
         let geo = GeoFiles::default().load(&config.geoip).map_err(SimulateError::Geo)?;
         let mut first = 0;
         let mut sites: Vec<Site> = Vec::new();
-        for cluster in &config.clusters {
-            let site = Site::new(cluster, &config, first);
+        for ix in (0..config.clusters.len()).map(ClusterIx) {
+            let site = Site::new(&config, ix, first);
             first += u32::try_from(site.addresses.len()).unwrap_or(u32::MAX);
             sites.push(site);
         }
@@ -264,7 +265,7 @@ impl World {
             self.sites[struck.cluster.0].vote(&struck.endpoints, true, Tick(now));
         }
         for cluster in changed {
-            self.sites[cluster.0].compile(&self.config, Tick(now));
+            self.sites[cluster.0].compile(&self.config, cluster, Tick(now));
         }
         broken
     }
@@ -378,14 +379,15 @@ impl Listening {
 }
 
 impl Site {
-    fn new(cluster: &Cluster, config: &Config, first: u32) -> Site {
+    fn new(config: &Config, ix: ClusterIx, first: u32) -> Site {
+        let cluster = config.cluster(ix);
         let state = Arc::new(ClusterState::new(cluster.name.clone()));
         for endpoint in cluster.localities.iter().flat_map(|locality| &locality.endpoints) {
             if let Address::Name { host, .. } = &endpoint.address {
                 state.resolved(host, vec![stand_in(host)]);
             }
         }
-        let plan = ClusterPlan::build(cluster, state.clone(), &config.edge, None, Tick(Duration::ZERO));
+        let plan = offline_with(config, ix, state.clone(), Tick(Duration::ZERO));
         let addresses = plan.members.iter().map(|member| member.origin().to_string()).collect();
         let limits = |locality: Option<LocalityIx>| {
             let here = plan.view.endpoints.iter().filter(move |one| locality.is_none_or(|ix| ix == one.locality));
@@ -427,8 +429,8 @@ impl Site {
     }
 
     /// A plan of what is known now, in the place of the one before.
-    fn compile(&mut self, config: &Config, now: Tick) {
-        let plan = ClusterPlan::build(&self.plan.config, self.state.clone(), &config.edge, None, now);
+    fn compile(&mut self, config: &Config, ix: ClusterIx, now: Tick) {
+        let plan = offline_with(config, ix, self.state.clone(), now);
         plan.warm_up(&self.plan);
         self.plan = Arc::new(plan);
     }
