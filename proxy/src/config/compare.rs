@@ -204,12 +204,16 @@ impl Walk<'_> {
     }
 }
 
-/// The first text that an entry cannot be without: an endpoint's address, a certificate's file.
+/// The first text or number that an entry cannot be without: an endpoint's address, a certificate's file, a priority.
 fn identity(entry: &Value, pattern: &str) -> Option<String> {
     let prefix = format!("{pattern}[].");
     let required = KEYS.iter().filter(|key| key.default == Fallback::Required && !key.kind.contains("list"));
     let mut names = required.filter_map(|key| key.path.strip_prefix(&prefix)).filter(|name| !name.contains('.'));
-    names.find_map(|name| Some(entry.get(name)?.as_str()?.to_ascii_lowercase()))
+    names.find_map(|name| match entry.get(name)? {
+        Value::String(text) => Some(text.to_ascii_lowercase()),
+        Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    })
 }
 
 /// The pattern of what is called `name` in a table with this pattern.

@@ -68,7 +68,7 @@ pub struct LocalityRun {
     pub share: f64,
     pub peak: u64,
     pub mean: f64,
-    /// The sum of `max-connections`, if every endpoint has it.
+    /// As declared, or the sum of `max-connections` if every endpoint has it.
     pub capacity: Option<u64>,
     /// For how long all of it was in use.
     pub full_seconds: f64,

@@ -1,7 +1,7 @@
 //! One configuration at work: its plans, who is connected, and what time it is.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::{Outage, Scenario, SimulateError, seconds};
 use crate::cluster::plan::offline_with;
 use crate::cluster::votes::Source;
 use crate::cluster::{Client, ClusterPlan, ClusterState};
-use crate::config::{Address, ClusterIx, Config, Serves};
+use crate::config::{Address, ClusterIx, Config, Locality, Serves};
 use crate::reload::files::GeoFiles;
 use crate::route::Routes;
 use crate::trace::Visit;
@@ -98,6 +98,8 @@ enum Served {
 struct Site {
     plan: Arc<ClusterPlan>,
     state: Arc<ClusterState>,
+    /// Since the plan was compiled.
+    health_changed: bool,
     /// By position of the endpoint in the plan, as the files write them.
     addresses: Vec<String>,
     /// Where its endpoints start in [`Names::endpoints`].
@@ -234,7 +236,9 @@ impl World {
     fn tick(&mut self) {
         self.now = self.next_tick;
         self.next_tick += TICK_US;
-        for (cluster, endpoints) in self.outages_begin_and_end() {
+        let broken = self.outages_begin_and_end();
+        self.plans_follow();
+        for (cluster, endpoints) in broken {
             self.connections_break(cluster, &endpoints);
         }
         if self.now >= self.next_sample {
@@ -243,31 +247,40 @@ impl World {
         }
     }
 
-    /// Puts what changed into the plans; what went down just now.
+    /// What goes down in this moment.
     fn outages_begin_and_end(&mut self) -> Vec<(ClusterIx, Vec<EndpointIx>)> {
         let now = Duration::from_micros(self.now);
         let is_on = |outage: &Outage| outage.from <= now && outage.until.is_none_or(|until| now < until);
         let (begin, end): (Vec<&mut Struck>, Vec<&mut Struck>) =
             self.outages.iter_mut().filter(|struck| struck.on != is_on(&struck.outage)).partition(|struck| !struck.on);
-        let (mut changed, mut broken) = (BTreeSet::new(), Vec::new());
+        if begin.is_empty() && end.is_empty() {
+            return Vec::new();
+        }
+        let mut broken = Vec::new();
         // What ends comes first: where another one goes on or begins, it has the last word.
         for struck in end {
             struck.on = false;
             self.sites[struck.cluster.0].vote(&struck.endpoints, false, Tick(now));
-            changed.insert(struck.cluster);
         }
         for struck in begin {
             struck.on = true;
-            changed.insert(struck.cluster);
             broken.push((struck.cluster, struck.endpoints.clone()));
         }
-        for struck in self.outages.iter().filter(|struck| changed.contains(&struck.cluster) && struck.on) {
+        for struck in self.outages.iter().filter(|struck| struck.on) {
             self.sites[struck.cluster.0].vote(&struck.endpoints, true, Tick(now));
         }
-        for cluster in changed {
-            self.sites[cluster.0].compile(&self.config, cluster, Tick(now));
-        }
         broken
+    }
+
+    /// What an edge does on its beat: plans follow health, slow starts, and localities that get full.
+    fn plans_follow(&mut self) {
+        let now = Tick(Duration::from_micros(self.now));
+        for (site, ix) in self.sites.iter_mut().zip(0..) {
+            let sheds = site.plan.shed(now);
+            if std::mem::take(&mut site.health_changed) | sheds | site.plan.is_warming_up() {
+                site.compile(&self.config, ClusterIx(ix), now);
+            }
+        }
     }
 
     /// The tunnels of endpoints that fail end, and their clients come back at once.
@@ -389,17 +402,13 @@ impl Site {
         }
         let plan = offline_with(config, ix, state.clone(), Tick(Duration::ZERO));
         let addresses = plan.members.iter().map(|member| member.origin().to_string()).collect();
-        let limits = |locality: Option<LocalityIx>| {
-            let here = plan.view.endpoints.iter().filter(move |one| locality.is_none_or(|ix| ix == one.locality));
-            here.map(|endpoint| endpoint.max_connections.map(|max| u64::from(max.get())))
-        };
-        let localities = (0..).take(cluster.localities.len()).map(LocalityIx);
-        // A locality has a limit when each of its endpoints has one.
-        let localities: Vec<Gauge> =
-            localities.map(|ix| Gauge::new(limits(Some(ix)).sum::<Option<u64>>().filter(|sum| *sum > 0))).collect();
-        let rtts = plan.rtts(&config.edge).into_iter();
+        let limit = |endpoint: &policies::Endpoint| endpoint.max_connections.map(|max| u64::from(max.get()));
+        let capacity = |locality: &Locality| locality.capacity.map(|capacity| u64::from(capacity.get()));
+        let localities: Vec<Gauge> = cluster.localities.iter().map(capacity).map(Gauge::new).collect();
+        let rtts = plan.rtts(&config.edge, Tick(Duration::ZERO)).into_iter();
         Site {
             state,
+            health_changed: false,
             addresses,
             first,
             rtt_ms: rtts.map(|known| known.map(|known| known.rtt.as_secs_f32() * 1000.0)).collect(),
@@ -407,7 +416,7 @@ impl Site {
             reconnects: 0,
             picks: BTreeMap::new(),
             refused: BTreeMap::new(),
-            endpoints: limits(None).map(Gauge::new).collect(),
+            endpoints: plan.view.endpoints.iter().map(limit).map(Gauge::new).collect(),
             round_trips: vec![RoundTrips::new(); localities.len()],
             localities,
             samples: Vec::new(),
@@ -419,9 +428,9 @@ impl Site {
         !self.plan.view.endpoints[endpoint.0 as usize].standing.takes_new()
     }
 
-    fn vote(&self, endpoints: &[EndpointIx], fail: bool, now: Tick) {
+    fn vote(&mut self, endpoints: &[EndpointIx], fail: bool, now: Tick) {
         for endpoint in endpoints {
-            self.plan.members[endpoint.0 as usize].vote(|votes| match fail {
+            self.health_changed |= self.plan.members[endpoint.0 as usize].vote(|votes| match fail {
                 true => votes.cast(Source::Probes, Standing::Down, "fails in this simulation", now),
                 false => votes.withdraw(Source::Probes, now),
             });

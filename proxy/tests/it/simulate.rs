@@ -126,6 +126,33 @@ async fn a_full_endpoint_passes_clients_on_and_what_nobody_takes_is_counted() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_returns_starts_slowly_and_a_locality_that_gets_full_sends_clients_on() {
+    let both = format!("{}, {}", endpoint(1, ""), endpoint(2, ""));
+    let second_of_two = async |keys: &str| {
+        let workspace = in_workspace(&config(&format!("policy = \"round-robin\"\n{keys}"), &[("a", "", &both)]), 500);
+        let report = simulated(&workspace, &[&CLIENTS[..], &["--fail", "10.1.0.2:5222@0s..100s"]].concat()).await;
+        let endpoints = &report["runs"][0]["clusters"][0]["localities"][0]["endpoints"];
+        endpoints[1]["arrivals"].as_u64().unwrap()
+    };
+    let at_once = second_of_two("").await;
+    assert!((199..=201).contains(&at_once), "{at_once} of 400 after its return");
+    let slowly = second_of_two("slow-start.window = \"400s\"").await;
+    // Its weight grows from a tenth to the whole, so its share from an eleventh to a half: about 0.33 on average.
+    assert!((110..=150).contains(&slowly), "{slowly} of 400 after its return");
+
+    let (near, far) = (endpoint(1, ", max-connections = 70"), endpoint(2, ", max-connections = 1000"));
+    let behind = async |keys: &str| {
+        let keys = format!("steer = [\"priority\"]\n{keys}");
+        let places = [("near", "", &*near), ("far", "priority = 1", &far)];
+        arrivals(&simulated(&in_workspace(&config(&keys, &places), 600), &CLIENTS).await, 0)
+    };
+    // By name: far comes before near.
+    assert_eq!(behind("").await, [0, 600]);
+    let [far, near] = behind("spill.above = \"70%\"").await[..] else { panic!("two localities") };
+    assert!(far > 30 && near > 400, "{far} went on from a locality of 70 for 60");
+}
+
+#[tokio::test]
 async fn load_repeats_clients_and_equal_seeds_repeat_runs() {
     let workspace = in_workspace(&tied_and_behind(), 4_000);
     let run = async |load: &str, seed: &str| {
