@@ -324,7 +324,7 @@ fn normal(key: &Key, value: &Value) -> Value {
 
 /// What may be written as one value or as a list. Whom a rule is for has no order; where these clients go may have one.
 fn one_or_many(key: &Key, mut items: Vec<Value>) -> Value {
-    if !key.kind.starts_with("name of a locality") {
+    if !key.kind.contains("name of a locality") {
         items.sort_by_key(Value::to_string);
         items.dedup();
     }
