@@ -31,6 +31,9 @@ pub(super) struct EndpointName {
     pub(super) by_key: bool,
 }
 
+/// What decides how many clients an endpoint gets: its address, its weight and its limit.
+type Setting<'n> = (&'n str, u16, Option<u64>);
+
 /// The landings of all clients in two worlds.
 #[derive(Default)]
 pub(super) struct Landings(HashMap<(Landing, Landing), u64>);
@@ -128,7 +131,7 @@ impl Names {
         here.into_iter().filter_map(alike).collect()
     }
 
-    fn by_locality(&self) -> BTreeMap<&str, BTreeSet<(&str, u16, Option<u64>)>> {
+    fn by_locality(&self) -> BTreeMap<&str, BTreeSet<Setting<'_>>> {
         let mut localities: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for endpoint in &self.endpoints {
             let known = (&*endpoint.address, endpoint.weight, endpoint.max_connections);
