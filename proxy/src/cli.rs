@@ -6,10 +6,12 @@
 pub mod check;
 pub mod controls;
 mod edge;
+pub mod diff;
 pub mod explain;
 pub mod reload;
 pub mod run;
 pub mod schema;
+pub mod simulate;
 pub mod socket;
 
 use std::io::Write;
@@ -33,6 +35,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Show which endpoint a client would get, and why.
     Explain(explain::ExplainArgs),
+    /// Show what differs between two configurations, and how many clients would go elsewhere.
+    Diff(diff::DiffArgs),
+    /// Try a configuration out on clients that came before, or that are made up.
+    Simulate(simulate::SimulateArgs),
     /// Tell a running edge to read its files again, and say what came of it.
     Reload(reload::ReloadArgs),
     /// Take an endpoint out of service: no new clients, and its tunnels are asked to leave at drain.rate.
@@ -76,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &mut err),
         Command::Check(args) => check::check(&args, &mut out, &mut err).unwrap_or(Code::Failed.into()),
         Command::Explain(args) => explain::explain(&args, &mut out, &mut err).into(),
+        Command::Diff(args) => diff::diff(&args, &mut out, &mut err).into(),
+        Command::Simulate(args) => simulate::simulate(&args, &mut out, &mut err).into(),
         Command::Reload(args) => reload::reload(&args, &mut out, &mut err).into(),
         Command::Drain(args) => controls::drain(&args, &mut out, &mut err).into(),
         Command::Maintenance(args) => controls::maintenance(&args, &mut out, &mut err).into(),

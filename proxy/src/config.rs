@@ -7,6 +7,7 @@
 
 pub mod affinity;
 pub mod check;
+pub mod compare;
 pub mod diagnostic;
 pub mod files;
 pub mod raw;
@@ -376,6 +377,16 @@ pub enum Address {
         host: Arc<str>,
         port: u16,
     },
+}
+
+/// As the files write it.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Socket(address) => address.fmt(f),
+            Address::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// TLS to the endpoints of a cluster.

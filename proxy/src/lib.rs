@@ -44,6 +44,9 @@ pub mod events;
 pub mod log;
 pub mod metrics;
 
+pub mod simulate;
+pub mod trace;
+
 pub mod cli;
 pub mod control;
 mod sys;

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use geoip::{Coordinates, Located};
+use geoip::{Coordinates, Located, Place};
 use policies::{ClientPlace, Subdivision};
 
 /// Degrees of latitude and longitude a cell is wide.
@@ -66,7 +66,11 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: IpAddr, located: &Located) -> Client {
-        let place = &located.place;
+        Client::placed(Some(address), &located.place)
+    }
+
+    /// A client whose place is known, whatever its address.
+    pub fn placed(address: Option<IpAddr>, place: &Place) -> Client {
         let country = place.country.map(|code| code.bytes());
         let continent = place.continent.map(|code| code.bytes());
         let subdivision = country.zip(place.subdivision_code());
@@ -77,7 +81,7 @@ impl Client {
             (None, None, Some(continent)) => Cell::Continent(continent),
             (None, None, None) => Cell::Unknown,
         };
-        let place = ClientPlace { address: Some(address), asn: place.asn, subdivision, country, continent };
+        let place = ClientPlace { address, asn: place.asn, subdivision, country, continent };
         Client { place, cell }
     }
 

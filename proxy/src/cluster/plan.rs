@@ -372,15 +372,20 @@ fn localities(
     config.localities.iter().zip(rtts).zip(bands).map(locality).collect()
 }
 
-/// The configuration's view of a cluster for one client, without a running edge: what `warbler explain` shows.
+/// A cluster without a running edge, from the configuration alone: what `warbler explain` shows.
 pub fn offline(config: &Config, ix: config::ClusterIx) -> ClusterPlan {
+    let state = Arc::new(ClusterState::new(config.cluster(ix).name.clone()));
+    offline_with(config, ix, state, Tick(Duration::ZERO))
+}
+
+/// The same with what is known by then of its endpoints.
+pub fn offline_with(config: &Config, ix: config::ClusterIx, state: Arc<ClusterState>, now: Tick) -> ClusterPlan {
     let mut cluster = config.cluster(ix).clone();
     // Nobody probes here, so nobody waits for a first probe.
     cluster.health.initial = config::Initial::Up;
-    let state = Arc::new(ClusterState::new(cluster.name.clone()));
     // A configuration that was checked with its files has keys that can be read.
     let keys = Keys::open(&cluster).ok().flatten().map(Arc::new);
-    ClusterPlan::build(&cluster, state, &config.edge, None, keys, Tick(Duration::ZERO))
+    ClusterPlan::build(&cluster, state, &config.edge, None, keys, now)
 }
 
 #[cfg(test)]

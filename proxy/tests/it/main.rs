@@ -38,6 +38,9 @@ mod outlier;
 mod probes;
 mod steering;
 
+mod diff;
+mod simulate;
+
 mod foreign;
 mod hostile;
 mod im;

@@ -3,7 +3,7 @@
 //! It comes from the raw structs, so it cannot know other keys than the program does. Defaults and effect classes are
 //! added from the reference, and `null` is removed: TOML has none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -37,11 +37,49 @@ pub fn described_keys() -> BTreeMap<String, String> {
     keys
 }
 
+/// The tables that may be missing as a whole, in the notation of the reference, save those of the file itself: being there
+/// switches something on even if nothing stands in them.
+pub fn optional_tables() -> BTreeSet<String> {
+    let mut tables = BTreeSet::new();
+    collect_optional(&schema_with_null(), "", &mut tables);
+    tables.retain(|table| table.contains('.'));
+    tables
+}
+
 fn bare_schema() -> Value {
-    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<RawFile>().to_value();
+    let mut schema = schema_with_null();
     drop_null_and_formats(&mut schema);
     schema
+}
+
+fn schema_with_null() -> Value {
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<RawFile>().to_value()
+}
+
+fn collect_optional(schema: &Value, path: &str, tables: &mut BTreeSet<String>) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let is_null = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "null");
+    if let Some([one, other]) = schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice)
+        && is_null(other)
+    {
+        if one.get("properties").is_some() {
+            tables.insert(path.to_owned());
+        }
+        collect_optional(one, path, tables);
+    } else if let Some(Value::Object(properties)) = schema.get("properties") {
+        let or_null = |kinds: &Value| kinds.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "null"));
+        if schema.get("type").is_some_and(or_null) {
+            tables.insert(path.to_owned());
+        }
+        for (name, inner) in properties {
+            collect_optional(inner, &below(name), tables);
+        }
+    } else if let Some(named @ Value::Object(_)) = schema.get("additionalProperties") {
+        collect_optional(named, &below("*"), tables);
+    } else if let Some(items) = schema.get("items") {
+        collect_optional(items, &format!("{path}[]"), tables);
+    }
 }
 
 /// `Option` says "or null", and numbers carry Rust's widths as `format`: neither is a fact about TOML.
@@ -128,6 +166,15 @@ mod tests {
             assert!(!about.starts_with('\n'), "{} has no description", key.path);
             assert_eq!(node.contains_key("default"), matches!(key.default, Fallback::Value(_)), "{}", key.path);
         }
+    }
+
+    #[test]
+    fn tables_that_may_be_missing_are_known() {
+        let tables = optional_tables();
+        for table in ["listeners.*.tls", "clusters.*.tls", "clusters.*.health.tcp", "clusters.*.health.http"] {
+            assert!(tables.contains(table), "{table} is not in {tables:?}");
+        }
+        assert!(!tables.contains("clusters.*.p2c") && !tables.contains("edge"), "{tables:?}");
     }
 
     #[test]
