@@ -5,8 +5,8 @@
 
 pub mod check;
 pub mod controls;
-mod edge;
 pub mod diff;
+mod edge;
 pub mod explain;
 pub mod reload;
 pub mod run;

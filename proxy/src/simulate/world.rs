@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use geoip::{Coordinates, Geo, great_circle_km};
 use http::HeaderMap;
 use policies::{
-    Cursors, Dice, EndpointIx, Kind, Lease, LocalityIx, NoPick, SeededDice, Standing, Tick, Tried, prior_rtt,
+    Cursors, Dice, EndpointIx, Kind, Lease, LocalityIx, NoPick, PickContext, SeededDice, Standing, Tick, Tried,
+    hash_key, prior_rtt,
 };
 use slab::Slab;
 
@@ -199,10 +200,12 @@ impl World {
         dice: &mut impl Dice,
     ) -> Option<(EndpointIx, LocalityIx, Lease)> {
         let site = &mut self.sites[cluster.0];
+        let key = site.key(visitor, &self.visitors[visitor].client);
         let visitor = &self.visitors[visitor];
         let (mut tried, now) = (Tried::new(), Tick(Duration::from_micros(self.now)));
         let refused = loop {
-            match site.plan.pick(&visitor.client, visitor.kind, dice, &mut self.cursors, &tried, now) {
+            let mut context = PickContext { key, ..PickContext::new(dice, &mut self.cursors, &tried, now) };
+            match site.plan.pick(&visitor.client, visitor.kind, &mut context) {
                 Ok(pick) if site.is_down(pick.endpoint) => {
                     tried.push(pick.endpoint);
                     if tried.is_full() {
@@ -422,6 +425,14 @@ impl Site {
             samples: Vec::new(),
             plan: Arc::new(plan),
         }
+    }
+
+    /// What a client is known by, where anything goes by it: its address if that is what counts, else a name of its own, as
+    /// the header, cookie or token that an edge would look at is in no trace.
+    fn key(&self, visitor: usize, client: &Client) -> Option<u64> {
+        let keys = self.plan.keys.as_ref()?;
+        let known = client.place.address.and_then(|address| keys.read(address, None, SystemTime::UNIX_EPOCH).key);
+        Some(known.map_or_else(|| hash_key(&visitor.to_le_bytes()), |key| key.hash))
     }
 
     fn is_down(&self, endpoint: EndpointIx) -> bool {
