@@ -116,6 +116,10 @@ pub struct Dns {
     /// Bounds for the time between two look-ups of a name, whatever TTL the answer has.
     pub min_ttl: Duration,
     pub max_ttl: Duration,
+    /// An answer that has lost more than this share of a name's addresses is held back, 0 to 100.
+    pub max_loss_percent: u8,
+    /// How often in a row such an answer must come before it is believed.
+    pub believe_after: u32,
 }
 
 /// `[geoip]`

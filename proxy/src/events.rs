@@ -176,10 +176,7 @@ pub fn name_unresolved(state: &State, cluster: &str, host: &str, error: &str, fa
 
 pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize) {
     state.metrics.alarm("dns-answer-shrank");
-    warn!(
-        cluster,
-        host, before, now, "endpoint name has lost more than half of its addresses; the last good answer stays for now"
-    );
+    warn!(cluster, host, before, now, "endpoint name has lost most of its addresses; the answer before stays for now");
 }
 
 pub fn name_resolved(state: &State, cluster: &str, host: &str, addresses: &[IpAddr]) {

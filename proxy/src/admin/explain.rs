@@ -138,6 +138,8 @@ pub struct Locality {
     pub rtt_band: Option<u8>,
     pub priority: u32,
     pub load_percent: u32,
+    /// What the degraded endpoints of its tier get besides.
+    pub degraded_percent: u32,
     /// How much of what steering sends here may come; 0 is out of service.
     pub share_percent: u8,
     /// Who says so, when it is not all.
@@ -154,15 +156,18 @@ pub struct Endpoint {
     pub source: String,
     pub reason: String,
     pub since_seconds: u64,
-    /// In force; with the factors of localities, all weights of a cluster are brought to whole numbers.
     /// Of a vote that ends by itself, such as an ejection.
     pub seconds_left: Option<u64>,
+    /// In force; with the factors of localities, all weights of a cluster are brought to whole numbers.
     pub weight: u16,
     pub configured_weight: u16,
     /// Who says so, when an operator has set it.
     pub weight_by: Option<String>,
     pub connections: u32,
     pub max_connections: Option<u32>,
+    /// How far it has come in its slow start, 0 to 1.
+    pub ramp: f64,
+    pub degraded: bool,
     /// `eligible`, or the first thing that stands in the way.
     pub eligibility: String,
 }
@@ -336,6 +341,7 @@ fn locality(cluster: &ClusterPlan, rtts: &[Option<LocalityRtt>], explained: &pol
         rtt_band: explained.rtt_band,
         priority: explained.priority,
         load_percent: explained.load_percent,
+        degraded_percent: explained.degraded_percent,
         share_percent: explained.share.as_percent(),
         share_by: (explained.share != Share::ALL).then(by),
         panic: explained.panic,
@@ -360,6 +366,8 @@ fn endpoint(cluster: &ClusterPlan, explained: &policies::EndpointExplained, now:
         weight_by: member.overrides().get(Kind::Weight).map(|set| set.note.describe()),
         connections: explained.leases,
         max_connections: explained.max_connections.map(std::num::NonZeroU32::get),
+        ramp: f64::from(explained.ramp.per_mille()) / 1000.0,
+        degraded: explained.degraded,
         eligibility: explained.eligibility.as_str().to_owned(),
     }
 }
@@ -467,6 +475,9 @@ impl fmt::Display for Locality {
             self.priority,
             self.load_percent
         )?;
+        if self.degraded_percent > 0 {
+            write!(f, " +{}% to degraded ones", self.degraded_percent)?;
+        }
         match (&self.share_by, self.share_percent) {
             (None, _) => Ok(()),
             (Some(by), 0) => write!(f, "  disabled {by}"),
@@ -492,6 +503,12 @@ impl fmt::Display for Endpoint {
                 write!(f, ", until in {left} s")?;
             }
             f.write_char(')')?;
+        }
+        if self.degraded {
+            f.write_str(" (degraded)")?;
+        }
+        if self.ramp < 1.0 {
+            write!(f, " (slow start: {:.0}%)", self.ramp * 100.0)?;
         }
         if let Some(by) = &self.weight_by {
             write!(f, " (weight {by}; {} in the files)", self.configured_weight)?;

@@ -1,12 +1,11 @@
 //! `/api/v1/status`: the whole picture as JSON.
 
-use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State as Shared;
-use policies::{RttEstimate, Tick, Weight};
+use policies::{AcceptRate, RttEstimate, Tick, Weight};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -69,6 +68,7 @@ fn last_reload(state: &State) -> Value {
 
 fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
     let rtts = plan.rtts(edge, state.clock.now());
+    let used = plan.used();
     let settings = &plan.config.rtt;
     let localities = plan.view.localities.iter().zip(0u16..).map(|(locality, ix)| {
         let configured = &plan.config.localities[usize::from(ix)];
@@ -84,14 +84,16 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
             "priority": locality.priority,
             "share": locality.share.as_percent(),
             "configured_share": configured.share.as_percent(),
+            "shed_percent": plan.state.shed_percent(&locality.name),
+            "capacity": locality.capacity,
+            "utilisation": used[usize::from(ix)].map(|used| used.utilisation()),
             "overrides": set_here(plan.state.overrides(&locality.name).all(), file, state.clock.now()),
             "rtt_ms": rtt.map(|known| millis(known.rtt)),
             "rtt_measured": rtt.is_some_and(|known| known.is_measured()),
             "rtt_confidence": rtt.and_then(|known| known.confidence),
             "rtt_band": locality.rtt_band,
             "endpoints": here.map(|((now, member), configured)| {
-                let limits = (now.weight, *configured, now.max_connections);
-                endpoint(state, settings, member, &now.name, Some(limits))
+                endpoint(state, settings, member, &now.name, Some((now, *configured)))
             }).collect::<Vec<_>>(),
         })
     });
@@ -112,20 +114,19 @@ fn cluster(state: &State, edge: &config::Edge, plan: &ClusterPlan) -> Value {
     })
 }
 
-/// `limits`: the weight in force, that of the files, and the most connections.
+/// `configured`: as picks see it, and the weight of the files.
 fn endpoint(
     state: &State,
     settings: &RttSettings,
     member: &EndpointState,
     name: &str,
-    limits: Option<(Weight, Weight, Option<NonZeroU32>)>,
+    configured: Option<(&policies::Endpoint, Weight)>,
 ) -> Value {
     let now = state.clock.now();
     let rtts = member.rtts();
     let steers = |estimate: &RttEstimate| estimate.figure(now, settings.max_age).map(|figure| millis(figure.rtt));
-    let configured = limits.map(|(_, configured, _)| configured);
     let file = |kind| match kind {
-        Kind::Weight => configured.map(overrides::Value::Weight),
+        Kind::Weight => configured.map(|(_, weight)| overrides::Value::Weight(weight)),
         _ => Some(overrides::Value::State(Service::Ready)),
     };
     let votes = member.votes();
@@ -133,9 +134,11 @@ fn endpoint(
     json!({
         "name": name,
         "address": member.address,
-        "weight": limits.map(|(weight, ..)| weight.get()),
-        "configured_weight": configured.map(Weight::get),
-        "max_connections": limits.and_then(|(.., most)| most),
+        "weight": configured.map(|(now, _)| now.weight.get()),
+        "configured_weight": configured.map(|(_, weight)| weight.get()),
+        "max_connections": configured.and_then(|(now, _)| now.max_connections),
+        "accept_rate": configured.and_then(|(now, _)| now.accept_rate).map(AcceptRate::as_per_second),
+        "ramp": configured.map(|(now, _)| f64::from(now.ramp.per_mille()) / 1000.0),
         "overrides": set_here(member.overrides().all(), file, now),
         "standing": vote.standing.as_str(),
         "reason": &*vote.reason,

@@ -21,9 +21,6 @@ use crate::events;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 
-/// How often a much smaller answer must come before it is believed.
-const BELIEVED_AFTER: u32 = 3;
-
 /// What the system's resolver is configured by.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -77,6 +74,8 @@ impl Lookups {
                 resolver,
                 min_ttl: dns.min_ttl,
                 max_ttl: dns.max_ttl,
+                max_loss_percent: dns.max_loss_percent,
+                believe_after: dns.believe_after,
                 doubts: 0,
             };
             self.running.insert((cluster_name, host), tokio::spawn(lookup.run()).abort_handle());
@@ -138,6 +137,8 @@ struct Lookup {
     resolver: Arc<TokioResolver>,
     min_ttl: Duration,
     max_ttl: Duration,
+    max_loss_percent: u8,
+    believe_after: u32,
     /// Answers in a row that had lost more than half of the addresses.
     doubts: u32,
 }
@@ -176,16 +177,17 @@ impl Lookup {
         }
     }
 
-    /// An answer that has lost more than half of its addresses may be half an answer (one family timed out, a zone is
-    /// being rewritten): it is believed when it comes again and again.
+    /// An answer that has lost most of its addresses may be half an answer (one family timed out, a zone is being
+    /// rewritten): it is believed when it comes again and again.
     fn is_doubtful(&mut self, addresses: &[IpAddr]) -> bool {
         let known = self.cluster.known_addresses(&self.host);
-        if addresses.len() * 2 >= known {
+        let lost = known.saturating_sub(addresses.len());
+        if lost * 100 <= known * usize::from(self.max_loss_percent) {
             self.doubts = 0;
             return false;
         }
         self.doubts += 1;
         events::answer_shrank(&self.state, &self.cluster.name, &self.host, known, addresses.len());
-        self.doubts < BELIEVED_AFTER
+        self.doubts < self.believe_after
     }
 }

@@ -28,7 +28,7 @@ pub use self::health::{RawAgentCheck, RawHealth, RawProbeTiming};
 pub use self::listener::{RawCertificate, RawListener, RawListenerTcp, RawListenerTls, RawRoute, RawTimeouts};
 pub use self::outlier::{RawFailurePercentage, RawOutlier, RawRetryBudget, RawSuccessRate};
 pub use self::placed::{OneOrMany, Placed};
-use super::units::{Period, Rate};
+use super::units::{Percent, Period, Rate};
 
 /// A configuration of warbler, or a part of one that another file includes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -115,6 +115,10 @@ pub struct RawDns {
     pub min_ttl: Placed<Period>,
     /// Longest time between two look-ups of a name, whatever TTL the answer has.
     pub max_ttl: Placed<Period>,
+    /// An answer that has lost more than this share of a name's addresses is held back, and alarmed. "100%" believes all.
+    pub max_loss: Placed<Percent>,
+    /// How often in a row such an answer must come before it is believed, 1 to 100.
+    pub believe_after: Placed<i64>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -89,6 +89,8 @@ pub const KEYS: &[Key] = &[
     key("dns.timeout", "duration, 10ms to 1m", Value("\"2s\""), Live),
     key("dns.min-ttl", "duration, 100ms to 1d", Value("\"1s\""), Live),
     key("dns.max-ttl", "duration, 1s to 1d", Value("\"5m\""), Live),
+    key("dns.max-loss", "percent", Value("\"50%\""), Live),
+    key("dns.believe-after", "integer, 1 to 100", Value("3"), Live),
     key("geoip.databases", "list of paths", Value("[]"), Live),
     key("geoip.overrides", "path", NONE, Live),
     key("stop.grace", "duration, up to 1h", Value("\"5s\""), Live),

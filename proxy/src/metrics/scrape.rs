@@ -134,6 +134,13 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         Opts::new("warbler_endpoint_probe_loss_ratio", "Share of the last ten RTT windows' probes that failed."),
         labels,
     )?;
+    let ramp = GaugeVec::new(
+        Opts::new(
+            "warbler_endpoint_ramp_ratio",
+            "How far the endpoint has come in its slow start; 1 is its whole share.",
+        ),
+        labels,
+    )?;
     let tick = state.clock.now();
     let ejected = IntGaugeVec::new(
         Opts::new("warbler_endpoints_ejected", "Endpoints that outlier detection has ejected now."),
@@ -150,6 +157,7 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
             let now = vote.standing;
             held.with_label_values(&[at[0], at[1], at[2], source.as_str()]).set(tick.since(vote.since).as_secs_f64());
             degraded.with_label_values(&at).set(i64::from(member.is_degraded()));
+            ramp.with_label_values(&at).set(f64::from(endpoint.ramp.per_mille()) / 1000.0);
             up.with_label_values(&at).set(i64::from(now == Standing::Up));
             for each in [Standing::Up, Standing::Suspect, Standing::Draining, Standing::Maintenance, Standing::Down] {
                 standing.with_label_values(&[at[0], at[1], at[2], each.as_str()]).set(i64::from(now == each));
@@ -167,7 +175,7 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         }
     }
     let families = [up.collect(), standing.collect(), held.collect(), degraded.collect(), leases.collect()];
-    Ok([families.concat(), rtt.collect(), loss.collect(), ejected.collect()].concat())
+    Ok([families.concat(), rtt.collect(), loss.collect(), ejected.collect(), ramp.collect()].concat())
 }
 
 fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {
@@ -183,8 +191,28 @@ fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metr
         Opts::new("warbler_locality_rtt_band", "Band that steers; 0 is the nearest."),
         &["cluster", "locality"],
     )?;
+    let utilisation = GaugeVec::new(
+        Opts::new(
+            "warbler_locality_utilisation_ratio",
+            "Connections from this edge against what the endpoints that are up can hold, where capacities are known; 1 is full.",
+        ),
+        &["cluster", "locality"],
+    )?;
+    let shed = GaugeVec::new(
+        Opts::new(
+            "warbler_locality_shed_ratio",
+            "How much of its new clients the locality sends on because it is full (spill.above).",
+        ),
+        &["cluster", "locality"],
+    )?;
     let now = state.clock.now();
     for cluster in &snapshot.clusters {
+        for (locality, used) in cluster.view.localities.iter().zip(cluster.used()) {
+            let Some(used) = used else { continue };
+            let at = [&*cluster.config.name, &*locality.name];
+            utilisation.with_label_values(&at).set(used.utilisation());
+            shed.with_label_values(&at).set(f64::from(cluster.state.shed_percent(&locality.name)) / 100.0);
+        }
         let rtts = cluster.rtts(&snapshot.config.edge, now);
         for (locality, known) in cluster.view.localities.iter().zip(rtts) {
             let at = [&*cluster.config.name, &*locality.name];
@@ -198,7 +226,7 @@ fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metr
             }
         }
     }
-    Ok([rtt.collect(), confidence.collect(), band.collect()].concat())
+    Ok([rtt.collect(), confidence.collect(), band.collect(), utilisation.collect(), shed.collect()].concat())
 }
 
 /// Of clusters that have it.

@@ -213,24 +213,40 @@ async fn paths_that_another_server_may_read_differently_are_refused() {
 
 #[tokio::test]
 async fn a_name_that_suddenly_loses_most_of_its_addresses_is_not_believed_at_once() {
-    let server = DnsServer::start().await.unwrap();
-    server.set_addresses("im.example.test", &["127.0.7.1", "127.0.7.2", "127.0.7.3"], 1);
-    let config = format!(
-        "[dns]\nresolvers = [\"{}\"]\nmin-ttl = \"1s\"\nmax-ttl = \"1s\"\n\
-         [listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n[clusters.c]\nhealth.off = true\n\
-         [clusters.c.localities.here]\nendpoints = [{{ address = \"im.example.test:9\" }}]\n",
-        server.address()
-    );
-    let edge = Edge::start(&config).await;
-    let addresses = async || edge.status().await["clusters"][0]["localities"][0]["endpoints"].as_array().unwrap().len();
-    let has = async |wanted: usize| (addresses().await == wanted).then_some(());
-    eventually(SOON, "three addresses", async || has(3).await).await.unwrap();
-    server.set_addresses("im.example.test", &["127.0.7.1"], 1);
+    let (edge, _server) = edge_whose_name_loses_two_of_three("max-loss = \"50%\"").await;
     let alarmed = async || {
         let alarms = edge.metric("warbler_alarms_total", &[("kind", "dns-answer-shrank")]).await;
         alarms.filter(|alarms| *alarms >= 1.0).map(|_| ())
     };
     eventually(SOON, "an alarm", alarmed).await.unwrap();
-    assert_eq!(addresses().await, 3, "the last good answer stays for now");
-    eventually(SOON, "believed when it comes again and again", async || has(1).await).await.unwrap();
+    assert_eq!(addresses(&edge).await, 3, "the last good answer stays for now");
+    eventually(SOON, "believed when it comes again and again", async || (addresses(&edge).await == 1).then_some(()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn how_much_a_name_may_lose_is_a_setting() {
+    let (edge, _server) = edge_whose_name_loses_two_of_three("max-loss = \"70%\"").await;
+    eventually(SOON, "believed at once", async || (addresses(&edge).await == 1).then_some(())).await.unwrap();
+    assert_eq!(edge.count("warbler_alarms_total", &[("kind", "dns-answer-shrank")]).await, 0);
+}
+
+async fn addresses(edge: &Edge) -> usize {
+    edge.status().await["clusters"][0]["localities"][0]["endpoints"].as_array().unwrap().len()
+}
+
+async fn edge_whose_name_loses_two_of_three(dns: &str) -> (Edge, DnsServer) {
+    let server = DnsServer::start().await.unwrap();
+    server.set_addresses("im.example.test", &["127.0.7.1", "127.0.7.2", "127.0.7.3"], 1);
+    let config = format!(
+        "[dns]\nresolvers = [\"{}\"]\nmin-ttl = \"1s\"\nmax-ttl = \"1s\"\n{dns}\n\
+         [listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"c\"\n[clusters.c]\nhealth.off = true\n\
+         [clusters.c.localities.here]\nendpoints = [{{ address = \"im.example.test:9\" }}]\n",
+        server.address()
+    );
+    let edge = Edge::start(&config).await;
+    eventually(SOON, "three addresses", async || (addresses(&edge).await == 3).then_some(())).await.unwrap();
+    server.set_addresses("im.example.test", &["127.0.7.1"], 1);
+    (edge, server)
 }

@@ -31,6 +31,7 @@ mod tls_out;
 
 mod affinity;
 mod agent;
+mod choosing;
 mod controls;
 mod dns;
 mod health;

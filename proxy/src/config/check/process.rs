@@ -127,7 +127,7 @@ fn check_level(level: &Placed<String>, scope: &mut Scope<'_, '_>) {
 }
 
 pub(super) fn dns(raw: InFile<RawDns>, findings: &mut Findings<'_>) -> Option<Dns> {
-    let RawDns { resolvers, timeout, min_ttl, max_ttl } = raw.value;
+    let RawDns { resolvers, timeout, min_ttl, max_ttl, max_loss, believe_after } = raw.value;
     let scope = &mut Scope::new("dns", &raw.place, findings);
     let resolvers =
         resolvers.iter().filter_map(|server| address::socket_or_ip("resolvers", server, 53, scope)).collect();
@@ -138,7 +138,15 @@ pub(super) fn dns(raw: InFile<RawDns>, findings: &mut Findings<'_>) -> Option<Dn
         let span = min_ttl.span().or(max_ttl.span());
         scope.error(span, format!("`min-ttl` ({}) is longer than `max-ttl` ({})", *min_ttl, *max_ttl));
     }
-    Some(Dns { resolvers, timeout: checked_timeout?, min_ttl: shortest?, max_ttl: longest? })
+    let believe_after = scope.whole("believe-after", &believe_after, 1..=100);
+    Some(Dns {
+        resolvers,
+        timeout: checked_timeout?,
+        min_ttl: shortest?,
+        max_ttl: longest?,
+        max_loss_percent: max_loss.0,
+        believe_after: believe_after?,
+    })
 }
 
 /// Also what it offers to tell where clients are.

@@ -38,7 +38,15 @@ impl Default for RawLog {
 
 impl Default for RawDns {
     fn default() -> RawDns {
-        RawDns { resolvers: vec![], timeout: seconds(2), min_ttl: seconds(1), max_ttl: minutes(5) }
+        RawDns {
+            resolvers: vec![],
+            timeout: seconds(2),
+            min_ttl: seconds(1),
+            max_ttl: minutes(5),
+            // goim refuses an update that has lost more than half of its nodes.
+            max_loss: Percent(50).into(),
+            believe_after: 3.into(),
+        }
     }
 }
 
