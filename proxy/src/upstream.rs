@@ -62,7 +62,9 @@ pub async fn reach(
         trip.picked = Some(picked);
         let connecting = state.clock.now();
         let connected = connect(state, cluster, &endpoint).await;
-        learn(state, cluster, &endpoint, connecting, connected.is_err());
+        if !connected.as_ref().is_err_and(|(_, error)| sys::is_ours(error)) {
+            learn(state, cluster, &endpoint, connecting, connected.is_err());
+        }
         match connected {
             Ok(io) => {
                 if let Some(picked) = &mut trip.picked {

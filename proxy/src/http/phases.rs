@@ -286,7 +286,9 @@ impl Passage {
 
     /// Whether another endpoint may be tried.
     fn connect_failed(&mut self, e: &Error) -> bool {
-        self.endpoint_answered(true);
+        if !is_ours(e) {
+            self.endpoint_answered(true);
+        }
         let Some(begun) = &mut self.begun else { return false };
         let Some(cluster) = &self.cluster else { return false };
         let state = &begun.connection.worker.state;
