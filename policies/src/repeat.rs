@@ -122,7 +122,7 @@ fn as_it_was(view: &ClusterView, considered: &Considered) -> ClusterView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Endpoint, Lease, Locality, LocalityIx, Look, SeededDice, Weight};
+    use crate::{Endpoint, Lease, Locality, LocalityIx, Look, Plan, SeededDice, Weight};
 
     fn view(policy: Policy, weights: &[u16]) -> ClusterView {
         let endpoint = |(&weight, n): (&u16, u32)| Endpoint {
@@ -136,11 +136,11 @@ mod tests {
     }
 
     /// Picks once as live traffic does; what was noted of it, and the lease.
-    fn pick(view: &ClusterView, dice: &mut SeededDice, key: Option<u64>, tried: Tried) -> (Past, Option<Lease>) {
+    fn pick(plan: &Plan, dice: &mut SeededDice, key: Option<u64>, tried: Tried) -> (Past, Option<Lease>) {
         let mut cursors = Cursors::new(0);
         let now = Tick::default();
         let mut cx = PickContext { key, ..PickContext::new(dice, &mut cursors, &tried, now) };
-        let picked = compile(view, &ClassView::default()).pick(Kind::Tunnel, &mut cx);
+        let picked = plan.pick(Kind::Tunnel, &mut cx);
         let considered = cx.considered;
         let outcome = picked.as_ref().map(|pick| (pick.endpoint, pick.reason)).map_err(|no_pick| *no_pick);
         let past = Past { kind: Kind::Tunnel, now, tried, key, pin: None, considered, outcome };
@@ -152,15 +152,17 @@ mod tests {
         let maglev = Policy::Maglev { size: crate::TableSize::default(), balance: None };
         for (policy, key) in [(Policy::P2C, None), (Policy::Random, None), (maglev, Some(77)), (maglev, None)] {
             let view = view(policy, &[1, 2, 3, 1, 5]);
+            // Kept, and with it the table.
+            let plan = compile(&view, &ClassView::default());
             let mut dice = SeededDice::new(42);
             let mut made = Vec::new();
-            for n in 0..500 {
+            for n in 0..100 {
                 let before = dice.clone();
                 let mut tried = Tried::default();
                 if n % 3 == 0 {
                     tried.push(EndpointIx(4));
                 }
-                let (past, lease) = pick(&view, &mut dice, key, tried);
+                let (past, lease) = pick(&plan, &mut dice, key, tried);
                 made.push((past, before, lease));
             }
             let mut repeated = 0;
@@ -172,15 +174,16 @@ mod tests {
                     other => panic!("{policy:?}: {past:?} came out {other:?}"),
                 }
             }
-            assert!(repeated > 480, "{policy:?}: {repeated}");
+            assert!(repeated > 95, "{policy:?}: {repeated}");
         }
     }
 
     #[test]
     fn another_count_than_noted_is_told() {
         let view = view(Policy::P2C, &[1, 1]);
+        let plan = compile(&view, &ClassView::default());
         let drew_both = |past: &Past| (0..2).all(|ix| past.considered.of(EndpointIx(ix)).is_some());
-        let picks = (1..).map(|seed| (seed, pick(&view, &mut SeededDice::new(seed), None, Tried::default()).0));
+        let picks = (1..).map(|seed| (seed, pick(&plan, &mut SeededDice::new(seed), None, Tried::default()).0));
         let (seed, mut past) = picks.into_iter().find(|(_, past)| drew_both(past)).unwrap();
         let (winner, _) = past.outcome.unwrap();
         let more = |look: Look| Look { leases: if look.endpoint == winner { 9 } else { 0 }, ..look };
@@ -201,7 +204,8 @@ mod tests {
             ),
         ] {
             let view = view(policy, &[1, 1]);
-            let (past, _lease) = pick(&view, &mut SeededDice::new(1), None, Tried::default());
+            let plan = compile(&view, &ClassView::default());
+            let (past, _lease) = pick(&plan, &mut SeededDice::new(1), None, Tried::default());
             let again = repeat(&view, &ClassView::default(), &past, &mut SeededDice::new(1));
             assert_eq!(again, Repeat::NotPossible(why));
         }
