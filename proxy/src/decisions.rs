@@ -278,7 +278,8 @@ mod tests {
         assert_eq!(decisions.of(2), []);
         assert_eq!(decisions.of(3), [refused(3)]);
         assert_eq!(decisions.of(1), [refused(1)], "another worker's ring is its own");
-        assert_eq!((ring.slots().entries.len(), ring.slots().entries.capacity()), (KEPT, room));
+        let slots = ring.slots();
+        assert_eq!((slots.entries.len(), slots.entries.capacity()), (KEPT, room));
     }
 
     #[test]
