@@ -9,8 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Past, Pick, PickContext, Plan,
-    Policy, Ramp, Repeat, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
+    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Past, Pick, PickContext,
+    Plan, Policy, Ramp, Repeat, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
 };
 
 use super::class::{Cell, Client};
