@@ -26,11 +26,12 @@ use crate::worker::WorkerDice;
 pub struct Told {
     pub connection: u64,
     /// Oldest first: one for each try of each request.
-    pub decisions: Vec<Choice>,
+    pub decisions: Vec<Retold>,
 }
 
+/// One pick, as far as it is still known.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Choice {
+pub struct Retold {
     /// Milliseconds since 1970.
     pub time_ms: u64,
     pub seconds_ago: f64,
@@ -119,7 +120,7 @@ impl<'a> Teller<'a> {
         Teller { decision, ago, roster, plan, successor }
     }
 
-    fn tell(&self) -> Choice {
+    fn tell(&self) -> Retold {
         let decision = self.decision;
         let considered = compared(&decision.considered, |ix| self.name(ix));
         let chosen = decision.chosen();
@@ -135,7 +136,7 @@ impl<'a> Teller<'a> {
         let has_key = decision.key().is_some();
         let tie_break = TieBreak { policy, has_key, considered: &considered, winner }.line();
         let time = SystemTime::now().checked_sub(self.ago).unwrap_or(SystemTime::UNIX_EPOCH);
-        Choice {
+        Retold {
             time_ms: u64::try_from(millis_since_1970(time)).unwrap_or(u64::MAX),
             seconds_ago: self.ago.as_secs_f64(),
             generation: decision.generation(),
@@ -226,7 +227,7 @@ impl fmt::Display for Told {
     }
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for Retold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cluster = self.cluster.as_deref().unwrap_or("(gone)");
         let policy = self.policy.as_deref().map_or_else(String::new, |policy| format!(" by {policy}"));

@@ -72,6 +72,10 @@ async fn a_pick_of_the_running_plan_is_made_again_and_comes_out_as_the_access_lo
     assert_eq!(picked, of_web.iter().map(|line| &line["endpoint"]).collect::<Vec<_>>(), "one for each request");
     assert!(decisions.iter().all(|decision| decision["repeated"]["result"] == "same"), "{decisions:#?}");
 
+    let now = edge.get("/api/v1/explain?from=192.0.2.1&listener=im").await.json().unwrap();
+    assert!(!now["considered"].as_array().unwrap().is_empty(), "{now:#}");
+    assert!(now["tie_break"].as_str().unwrap().contains("for weight 1"), "{now:#}");
+
     let connection = lines[0]["connection"].to_string();
     let asked = ["explain", "--config", CONFIG, "--connection", &connection];
     let finished = Process::run(&edge.workspace, warbler(asked), SOON).await.unwrap();
@@ -106,6 +110,27 @@ async fn each_try_is_told_with_the_endpoints_that_had_failed() {
     assert!(second["tie_break"].as_str().unwrap().starts_with("it was the turn of "), "{second:#}");
     // Whose turn it was is not kept.
     assert_eq!(second["repeated"]["result"], "not-possible");
+}
+
+#[tokio::test]
+async fn a_pick_by_the_clients_key_is_made_again_with_that_key() {
+    let endpoints = [EchoTcp::start().await.unwrap(), EchoTcp::start().await.unwrap(), EchoTcp::start().await.unwrap()];
+    let edge = Edge::start(&tcp_with(
+        "",
+        "policy = \"maglev\"\nmaglev = { balance-factor = 0 }",
+        &endpoints.each_ref().map(EchoTcp::address),
+    ))
+    .await;
+    let mut client = RawClient::connect(edge.address("im")).await.unwrap();
+    client.send(b"x").await.unwrap();
+    client.read_exact(1).await.unwrap();
+    drop(client);
+    let line = edge.wait_for_lines(1).await.remove(0);
+    let decisions = told(&edge, &line["connection"]).await;
+    assert_eq!((&decisions[0]["has_key"], &decisions[0]["pick"]["address"]), (&true.into(), &line["endpoint"]));
+    let leads = format!("the client's key leads to {} in the table", line["endpoint"].as_str().unwrap());
+    assert_eq!(decisions[0]["tie_break"], leads);
+    assert_eq!(decisions[0]["repeated"]["result"], "same", "{decisions:#?}");
 }
 
 #[tokio::test]
