@@ -30,6 +30,8 @@ pub struct Explanation {
     pub outcome: Result<Choice, NoPick>,
     /// The candidates that the policy compared on the way to it.
     pub considered: Considered,
+    /// Whether there was a key to go by.
+    pub has_key: bool,
 }
 
 /// What steering made of one locality.
@@ -130,6 +132,7 @@ pub fn explain(
         endpoints,
         outcome,
         considered: cx.considered,
+        has_key: cx.key.is_some(),
     }
 }
 

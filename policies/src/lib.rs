@@ -57,6 +57,7 @@ mod stamped;
 mod tried;
 
 mod explain;
+mod repeat;
 
 mod outlier;
 mod retry_budget;
@@ -86,6 +87,7 @@ pub use outlier::{
 pub use peak_ewma::LatencyCell;
 pub use plan::{Kind, NoPick, Pick, PickContext, Plan, Reason, Tier};
 pub use prequal::{HotCold, POOL, ServerSignal, Signal, choose};
+pub use repeat::{Missing, Past, Repeat, repeat};
 pub use retry_budget::{Retry, RetryBudget, RetryRules};
 pub use ring_hash::RingSize;
 pub use rtt::{Rtt, RttEstimate, prior_rtt};

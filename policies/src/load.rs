@@ -49,6 +49,11 @@ impl Load {
         Self::default()
     }
 
+    /// One that holds this many already, for a pick that is made again.
+    pub(crate) fn holding(leases: u32) -> Self {
+        Self { leases: AtomicU32::new(leases), ..Self::default() }
+    }
+
     /// Leases held at this moment.
     pub fn leases(&self) -> u32 {
         self.leases.load(Relaxed)

@@ -35,6 +35,11 @@ impl Tried {
         self.endpoints.contains(&Some(endpoint))
     }
 
+    /// In the order in which they failed.
+    pub fn iter(&self) -> impl Iterator<Item = EndpointIx> {
+        self.endpoints.iter().flatten().copied()
+    }
+
     pub fn len(&self) -> usize {
         self.endpoints.iter().flatten().count()
     }

@@ -5,6 +5,7 @@
 //! a name of its own (DNS rebinding).
 
 pub mod controls;
+pub mod decisions;
 pub mod explain;
 pub mod guard;
 pub mod ready;
@@ -17,7 +18,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Query, State as Shared};
+use axum::extract::{Path as InPath, Query, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -128,6 +129,7 @@ fn router(context: Context, door: Door) -> Router {
         .route("/readyz", get(ready::readyz))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/explain", get(explain_client))
+        .route("/api/v1/decisions/{connection}", get(past_decisions))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/overrides", get(controls::list).delete(controls::reset_all))
         .route(
@@ -155,6 +157,16 @@ async fn explain_client(Shared(context): Shared<Context>, Query(question): Query
     match explain::answer(&snapshot, &question, context.state.clock.now()) {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => refusal(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+async fn past_decisions(Shared(context): Shared<Context>, InPath(connection): InPath<String>) -> Response {
+    let Ok(connection) = connection.parse() else {
+        return refusal(StatusCode::BAD_REQUEST, format!("`{connection}` is not the number of a connection"));
+    };
+    match decisions::tell(&context.state, connection) {
+        Ok(told) => Json(told).into_response(),
+        Err(not_kept) => refusal(StatusCode::NOT_FOUND, not_kept),
     }
 }
 

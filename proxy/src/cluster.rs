@@ -13,6 +13,7 @@ pub mod overrides;
 pub mod plan;
 pub mod probe;
 pub mod resolve;
+pub mod roster;
 pub mod sticky;
 pub mod votes;
 

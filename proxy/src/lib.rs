@@ -24,6 +24,7 @@ pub mod upgrade;
 
 pub mod affinity;
 pub mod cluster;
+pub mod decisions;
 pub mod pick;
 pub mod upstream;
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::access_log::AccessLog;
 use crate::cluster::ClusterState;
 use crate::config::Name;
+use crate::decisions::Decisions;
 use crate::listener::ListenerSlot;
 use crate::log::LogFilter;
 use crate::metrics::Metrics;
@@ -27,6 +28,8 @@ pub struct State {
     pub access_log: AccessLog,
     pub clock: Clock,
     pub tickets: Tickets,
+    /// The last picks of each worker.
+    pub decisions: Decisions,
     pub log_filter: LogFilter,
     /// The main configuration file.
     pub config_path: PathBuf,
@@ -93,6 +96,7 @@ impl State {
             access_log,
             clock,
             tickets,
+            decisions: Decisions::default(),
             log_filter,
             config_path,
             descriptors,

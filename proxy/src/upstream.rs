@@ -53,7 +53,7 @@ pub async fn reach(
             }
             last = Some(error);
         }
-        let (picked, ix) = match pick(state, cluster, client, affinity, kind, &tried) {
+        let (picked, ix) = match pick(state, cluster, client, affinity, kind, &tried, trip) {
             Ok(picked) => picked,
             Err(no_pick) => return Err(last.map_or(ReachError::NoEndpoint(no_pick), ReachError::Connect)),
         };

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Name;
 use crate::connection::{self, Accepted};
+use crate::decisions::{Decision, Decisions, Ring};
 use crate::events;
 use crate::http::phases::Phases;
 use crate::listener::{ListenerPlan, ListenerSlot};
@@ -203,10 +204,30 @@ impl Worker {
 pub struct Local {
     pub dice: WorkerDice,
     pub cursors: Cursors,
+    ring: Option<Arc<Ring>>,
+}
+
+impl Local {
+    /// Notes a pick that this worker made.
+    pub fn note(&mut self, decisions: &Decisions, decision: Decision) {
+        self.ring.get_or_insert_with(|| decisions.join()).note(decision);
+    }
 }
 
 /// The worker's source of random numbers.
 pub struct WorkerDice(fastrand::Rng);
+
+impl WorkerDice {
+    /// Dice that go on as those did whose state this was.
+    pub fn standing_at(state: u64) -> WorkerDice {
+        WorkerDice(fastrand::Rng::with_seed(state))
+    }
+
+    /// What it takes to throw the same again.
+    pub fn state(&self) -> u64 {
+        self.0.get_seed()
+    }
+}
 
 impl Dice for WorkerDice {
     fn next_u64(&mut self) -> u64 {
@@ -218,6 +239,7 @@ thread_local! {
     static LOCAL: RefCell<Local> = RefCell::new(Local {
         dice: WorkerDice(fastrand::Rng::new()),
         cursors: Cursors::new(fastrand::u64(..)),
+        ring: None,
     });
 }
 

@@ -4,6 +4,7 @@
 //! `warbler explain --config` without one (all endpoints up, no RTT measured).
 
 mod matched;
+pub mod tie_break;
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use policies::{Cursors, LocalityRtt, PickContext, Reason, SeededDice, Share, Tic
 use serde::{Deserialize, Serialize};
 
 pub use self::matched::Matched;
+use self::tie_break::{Compared, TieBreak, compared};
 use crate::affinity::Reading;
 use crate::affinity::source::Request;
 use crate::cluster::overrides::Kind;
@@ -75,6 +77,10 @@ pub struct Answer {
     pub remembered: Option<Remembered>,
     pub localities: Vec<Locality>,
     pub endpoints: Vec<Endpoint>,
+    /// The candidates that the policy compared, in the order in which it came to them; the last four if more.
+    pub considered: Vec<Compared>,
+    /// Why the winner of these won.
+    pub tie_break: String,
     pub pick: Option<Pick>,
     /// Why nothing can be picked.
     pub refused: Option<String>,
@@ -204,6 +210,7 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
     let (rule, cell) = cluster.class_of(&client);
     let matched = rule.and_then(|rule| Matched::new(cluster, usize::from(rule), &client.place));
     let rtts = cluster.rtts(&snapshot.config.edge, now);
+    let considered = compared(&explanation.considered, |ix| cluster.view.endpoints[ix.0 as usize].name.to_string());
     Ok(Answer {
         from,
         place: place(&located),
@@ -227,6 +234,8 @@ pub fn answer(snapshot: &Snapshot, question: &Question, now: Tick) -> Result<Ans
         }),
         localities: explanation.localities.iter().map(|explained| locality(cluster, &rtts, explained)).collect(),
         endpoints: explanation.endpoints.iter().map(|endpoint| self::endpoint(cluster, endpoint, now)).collect(),
+        tie_break: tie_break(cluster, &explanation, &considered),
+        considered,
         pick: explanation.outcome.as_ref().ok().map(|choice| Pick {
             endpoint: cluster.view.endpoints[choice.endpoint.0 as usize].name.to_string(),
             locality: cluster.locality_name(choice.locality).to_string(),
@@ -298,6 +307,12 @@ fn headers(lines: &str) -> Result<HeaderMap, ExplainError> {
         headers.append(name, value.trim().parse().map_err(|_cause| wrong())?);
     }
     Ok(headers)
+}
+
+fn tie_break(cluster: &ClusterPlan, explanation: &policies::Explanation, considered: &[Compared]) -> String {
+    let name = |choice: &policies::Choice| &*cluster.view.endpoints[choice.endpoint.0 as usize].name;
+    let winner = explanation.outcome.as_ref().ok().map(|choice| (name(choice), choice.reason));
+    TieBreak { policy: Some(explanation.policy), has_key: explanation.has_key, considered, winner }.line()
 }
 
 fn place(located: &Located) -> Place {
@@ -420,6 +435,7 @@ impl fmt::Display for Answer {
         for endpoint in &self.endpoints {
             writeln!(f, "{endpoint}")?;
         }
+        write!(f, "\ncompared  {}", self.tie_break)?;
         match (&self.pick, &self.refused) {
             (Some(pick), _) => {
                 write!(f, "\npick      {} in {} (tier {}, {})", pick.endpoint, pick.locality, pick.tier, pick.reason)

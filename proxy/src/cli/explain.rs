@@ -1,12 +1,16 @@
 //! `warbler explain`: which endpoint a client would get, and why.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Code, say, socket};
+use crate::admin::decisions::Told;
 use crate::admin::explain::{Answer, Question, answer};
 use crate::cluster::plan;
 use crate::config::{self, ClusterIx, Config, OpenFiles, Serves};
@@ -21,8 +25,11 @@ pub struct ExplainArgs {
     #[arg(long, env = "WARBLER_CONFIG")]
     config: PathBuf,
     /// The client's IP address.
-    #[arg(long)]
-    from: String,
+    #[arg(long, required_unless_present = "connection", conflicts_with = "connection")]
+    from: Option<String>,
+    /// Ask the running edge what it decided for this connection (its number is in the access log), as far as it is kept.
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["listener", "host", "path", "headers", "upgrade"])]
+    connection: Option<u64>,
     /// The listener that the client connects to; needed when there are several.
     #[arg(long)]
     listener: Option<String>,
@@ -54,8 +61,12 @@ pub fn explain(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> 
             return Code::WrongConfig;
         }
     };
+    if let Some(connection) = args.connection {
+        let told = ask_decisions(&loaded.config, connection);
+        return print(told, args.json, out, err);
+    }
     let question = Question {
-        from: args.from.clone(),
+        from: args.from.clone().unwrap_or_default(),
         listener: args.listener.clone(),
         host: args.host.clone(),
         path: args.path.clone(),
@@ -63,21 +74,31 @@ pub fn explain(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> 
         headers: args.headers.join("\n"),
     };
     let answered = if args.live { ask_edge(&loaded.config, &question) } else { work_out(loaded.config, &question) };
-    match answered {
-        Ok(answer) => print(&answer, args.json, out),
-        Err(error) => {
-            say(err, format!("error: {error}"));
-            Code::Failed
-        }
-    }
+    print(answered, args.json, out, err)
 }
 
-fn print(answer: &Answer, json: bool, out: &mut dyn Write) -> Code {
-    let text = if json { serde_json::to_string_pretty(answer).unwrap_or_default() } else { answer.to_string() };
+fn print(
+    answered: Result<impl Serialize + Display, String>,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Code {
+    let answer = match answered {
+        Ok(answer) => answer,
+        Err(error) => {
+            say(err, format!("error: {error}"));
+            return Code::Failed;
+        }
+    };
+    let text = if json { serde_json::to_string_pretty(&answer).unwrap_or_default() } else { answer.to_string() };
     match writeln!(out, "{text}") {
         Ok(()) => Code::Done,
         Err(_closed) => Code::Failed,
     }
+}
+
+fn ask_decisions(config: &Config, connection: u64) -> Result<Told, String> {
+    answer_of(socket::ask(config, "GET", &format!("/api/v1/decisions/{connection}"))?)
 }
 
 fn ask_edge(config: &Config, question: &Question) -> Result<Answer, String> {
@@ -92,7 +113,10 @@ fn ask_edge(config: &Config, question: &Question) -> Result<Answer, String> {
             target.push_str(&format!("&{name}={}", socket::encode(value)));
         }
     }
-    let (status, body) = socket::ask(config, "GET", &target)?;
+    answer_of(socket::ask(config, "GET", &target)?)
+}
+
+fn answer_of<T: DeserializeOwned>((status, body): (u16, Vec<u8>)) -> Result<T, String> {
     if status == 200 {
         return serde_json::from_slice(&body).map_err(|error| error.to_string());
     }

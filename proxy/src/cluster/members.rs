@@ -11,6 +11,7 @@ use policies::{
 
 use super::EndpointState;
 use super::overrides::Overrides;
+use super::roster::Rosters;
 use super::sticky::Sticky;
 use crate::config::{Address, Cluster, Health, Initial, Name, Probe};
 
@@ -19,6 +20,8 @@ pub struct ClusterState {
     pub name: Name,
     /// The tables of hash policies, as long as a plan uses them.
     pub tables: HashTables,
+    /// Who its endpoints were lately.
+    pub rosters: Rosters,
     /// Which endpoint each client had.
     pub sticky: Sticky,
     /// Clients that are on a further try.
@@ -116,6 +119,7 @@ impl ClusterState {
             retries: Arc::default(),
             outliers: Mutex::default(),
             tables: HashTables::new(),
+            rosters: Rosters::default(),
             inner: Mutex::new(Inner {
                 endpoints: BTreeMap::new(),
                 resolved: HashMap::new(),

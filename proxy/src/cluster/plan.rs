@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Pick, PickContext, Plan,
-    Policy, Ramp, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
+    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Past, Pick, PickContext,
+    Plan, Policy, Ramp, Repeat, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
 };
 
 use super::class::{Cell, Client};
 use super::members::ClusterState;
 use super::overrides::scale_weights;
+use super::roster::{Roster, Seat};
 use super::{EndpointState, class};
 use crate::affinity::Keys;
 use crate::config::{self, Config, Name};
@@ -25,10 +27,18 @@ use crate::tls::UpstreamTls;
 /// Classes compiled at most; further ones are widened to their continent.
 const MAX_CLASSES: usize = 4096;
 
-type PlanKey = (Option<u16>, Cell);
+/// The first rule that matches, and the cell: what clients of one class share.
+pub type ClassKey = (Option<u16>, Cell);
+
+/// Counts the plans of the process, so that a number names one.
+static BUILT: AtomicU32 = AtomicU32::new(0);
 
 /// A cluster, ready for picks. Replaced as a whole when the files or the health of an endpoint change.
 pub struct ClusterPlan {
+    /// Says of a past pick whether it was made by this very plan.
+    pub id: u32,
+    /// Names of the members, for what is told later.
+    pub roster: Arc<Roster>,
     pub config: config::Cluster,
     pub state: Arc<ClusterState>,
     /// Identities, by `EndpointIx`.
@@ -44,7 +54,7 @@ pub struct ClusterPlan {
     rules: RuleIndex,
     /// For tunnels and for requests; see [`ClusterPlan::learns_by`].
     learns_by: [Option<Policy>; 2],
-    plans: ArcSwap<HashMap<PlanKey, Arc<Plan>>>,
+    plans: ArcSwap<HashMap<ClassKey, Arc<Plan>>>,
     compiling: Mutex<()>,
 }
 
@@ -74,6 +84,8 @@ impl ClusterPlan {
         };
         let addresses = members.iter().map(|member| member.address).zip((0..).map(EndpointIx));
         ClusterPlan {
+            id: BUILT.fetch_add(1, Relaxed).wrapping_add(1),
+            roster: state.rosters.enter(seats(config, &members, &view.endpoints)),
             by_address: if config.stickiness.is_some() { addresses.collect() } else { HashMap::new() },
             config: config.clone(),
             state,
@@ -154,7 +166,18 @@ impl ClusterPlan {
     }
 
     pub fn pick(&self, client: &Client, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
-        self.plan(self.class_of(client)).pick(kind, cx)
+        self.pick_in(self.class_of(client), kind, cx)
+    }
+
+    /// Picks for a client of this class.
+    pub fn pick_in(&self, class: ClassKey, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
+        self.plan(class).pick(kind, cx)
+    }
+
+    /// Makes a pick of this very plan again.
+    pub fn repeat(&self, (rule, cell): ClassKey, past: &Past, dice: &mut impl Dice) -> Repeat {
+        let distances = self.distances_km(cell);
+        policies::repeat(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances }, past, dice)
     }
 
     /// Where the member with this address is. Known only with stickiness.
@@ -169,7 +192,7 @@ impl ClusterPlan {
         policies::explain(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances }, kind, cx)
     }
 
-    pub fn class_of(&self, client: &Client) -> PlanKey {
+    pub fn class_of(&self, client: &Client) -> ClassKey {
         let rule = self.rules.first_match(&client.place).and_then(|rule| u16::try_from(rule).ok());
         let key = (rule, client.cell);
         let plans = self.plans.load();
@@ -207,7 +230,7 @@ impl ClusterPlan {
         &self.config.localities[usize::from(locality.0)].name
     }
 
-    fn plan(&self, key: PlanKey) -> Arc<Plan> {
+    fn plan(&self, key: ClassKey) -> Arc<Plan> {
         if let Some(plan) = self.plans.load().get(&key) {
             return plan.clone();
         }
@@ -216,7 +239,7 @@ impl ClusterPlan {
 
     /// The first client of a class pays for its compilation, once; the map is copied, so readers never wait.
     #[cold]
-    fn compile_and_keep(&self, key: PlanKey) -> Arc<Plan> {
+    fn compile_and_keep(&self, key: ClassKey) -> Arc<Plan> {
         let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
         let plans = self.plans.load_full();
         if let Some(plan) = plans.get(&key) {
@@ -229,7 +252,7 @@ impl ClusterPlan {
         plan
     }
 
-    fn compile(&self, (rule, cell): PlanKey) -> Plan {
+    fn compile(&self, (rule, cell): ClassKey) -> Plan {
         let distances = self.distances_km(cell);
         compile(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances })
     }
@@ -307,6 +330,15 @@ fn weight(configured: &config::Endpoint, member: &EndpointState) -> Weight {
     let Some(percent) = member.agent_weight_percent() else { return weight };
     let scaled = u32::from(weight.get()) * u32::from(percent) / 100;
     Weight::new(u16::try_from(scaled).unwrap_or(u16::MAX)).unwrap_or_default()
+}
+
+fn seats(config: &config::Cluster, members: &[Arc<EndpointState>], endpoints: &[Endpoint]) -> Vec<Seat> {
+    let seat = |(member, endpoint): (&Arc<EndpointState>, &Endpoint)| Seat {
+        address: member.address,
+        name: endpoint.name.clone(),
+        locality: config.localities[usize::from(endpoint.locality.0)].name.clone(),
+    };
+    members.iter().zip(endpoints).map(seat).collect()
 }
 
 fn label(configured: &config::Endpoint, address: SocketAddr) -> Arc<str> {

@@ -264,7 +264,8 @@ impl Passage {
         let client = begun.snapshot.client(begun.forwarding.client);
         // A lease from a try that failed goes back before the next pick looks at the counts.
         begun.trip.picked = None;
-        match pick(&begun.connection.worker.state, cluster, &client, self.affinity, PickKind::Request, &self.tried) {
+        let state = &begun.connection.worker.state;
+        match pick(state, cluster, &client, self.affinity, PickKind::Request, &self.tried, &begun.trip) {
             Ok((picked, ix)) => {
                 begun.trip.tries += 1;
                 // A try before this one may have failed; that is not how the request ends.

@@ -34,6 +34,7 @@ mod agent;
 mod choosing;
 mod controls;
 mod dns;
+mod explain;
 mod health;
 mod outlier;
 mod probes;
