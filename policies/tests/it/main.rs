@@ -10,6 +10,7 @@ mod invariants;
 mod latency;
 mod modifiers;
 mod outlier;
+mod page;
 mod picks;
 mod queues;
 mod rtt;
