@@ -5,7 +5,7 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use policies::{Answer, ClassView, ClusterView, HashTables, Pick, Policy, Standing, TableSize, Tick, compile};
+use policies::{Answer, ClassView, ClusterView, HashTables, Kind, Pick, Policy, Standing, TableSize, Tick, compile};
 
 use edge::{Edge, cluster};
 use every_policy::every_policy;
@@ -25,7 +25,9 @@ fn in_use(view: &ClusterView) -> (Edge, Vec<Pick>) {
     let held = (0..view.endpoints.len() as u64).map(|nth| edge.pick_at(Some(key(nth)), Tick::default()));
     let held = held.filter_map(Result::ok).collect();
     let answer = Answer { took: Duration::from_millis(10), failed: false, in_flight: 1 };
-    view.endpoints.iter().for_each(|endpoint| endpoint.load.answered(answer, view.policy, Tick::default()));
+    view.endpoints
+        .iter()
+        .for_each(|endpoint| endpoint.load.answered(Kind::Tunnel, answer, view.policy, Tick::default()));
     (edge, held)
 }
 

@@ -10,7 +10,7 @@
 
 use std::{env, hint::black_box, time::Duration};
 
-use policies::{Answer, Pick, Tick};
+use policies::{Answer, Kind, Pick, Tick};
 
 use edge::{Edge, cluster};
 use every_policy::every_policy;
@@ -36,7 +36,7 @@ fn main() -> Result<(), String> {
     let held = (0..endpoints).map(|nth| edge.pick_at(Some(key(nth)), Tick::default()));
     let _held: Vec<Pick> = held.filter_map(Result::ok).collect();
     let answer = Answer { took: Duration::from_millis(10), failed: false, in_flight: 1 };
-    view.endpoints.iter().for_each(|endpoint| endpoint.load.answered(answer, policy, Tick::default()));
+    view.endpoints.iter().for_each(|endpoint| endpoint.load.answered(Kind::Tunnel, answer, policy, Tick::default()));
     counted(&mut edge, picks);
     Ok(())
 }

@@ -67,6 +67,12 @@ pub(crate) struct Pace {
     next: AtomicU64,
 }
 
+impl Clone for Pace {
+    fn clone(&self) -> Self {
+        Self { next: AtomicU64::new(self.next.load(Relaxed)) }
+    }
+}
+
 impl Pace {
     /// Whether a connection would be let in now. Takes nothing.
     pub(crate) fn admits(&self, rate: AcceptRate, now: Tick) -> bool {

@@ -5,20 +5,27 @@
 //! as if each of it took as long as the last peak. See [`crate::peak_ewma`] for how latency is learnt.
 
 use crate::{
-    alias::AliasTable, candidates::Candidate, dice::Dice, load::Lease, p2c, plan::PickContext, snapshot::Latency,
+    alias::AliasTable,
+    candidates::Candidate,
+    dice::Dice,
+    load::Lease,
+    p2c,
+    plan::{Kind, PickContext},
+    snapshot::Latency,
 };
 
 pub(crate) fn pick<'a>(
     candidates: &'a [Candidate],
     table: &AliasTable,
     choices: u8,
+    kind: Kind,
     latency: &Latency,
     cx: &mut PickContext<'_, impl Dice>,
 ) -> Option<(&'a Candidate, Lease)> {
     let now = cx.now;
     let cost = |candidate: &Candidate| {
         let load = candidate.load();
-        f64::from(load.latency_micros(latency, now)) * (f64::from(load.leases()) + 1.0)
+        f64::from(load.latency_micros(kind, latency, now)) * (f64::from(load.leases()) + 1.0)
             / f64::from(candidate.weight().get())
     };
     p2c::pick_by(candidates, table, choices, cx, |one, other| cost(one) < cost(other))

@@ -198,6 +198,14 @@ impl CandidateSet {
         matches!(self.picker(kind), Picker::Hashed(_))
     }
 
+    /// Whether bounded load would send a client past this candidate.
+    pub(crate) fn is_over_bound(&self, kind: Kind, candidate: &Candidate) -> bool {
+        match self.picker(kind) {
+            Picker::Hashed(table) => table.is_over_bound(candidate),
+            _ => false,
+        }
+    }
+
     pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
@@ -228,10 +236,10 @@ impl CandidateSet {
             Picker::Random(table) => random::pick(&self.candidates, table, cx),
             Picker::P2c { choices, table } => p2c::pick(&self.candidates, table, *choices, cx),
             Picker::PeakEwma { choices, latency, table } => {
-                by_latency::pick(&self.candidates, table, *choices, latency, cx)
+                by_latency::pick(&self.candidates, table, *choices, kind, latency, cx)
             }
             Picker::Prequal { choices, settings, table } => {
-                hot_cold::pick(&self.candidates, table, *choices, settings, cx)
+                hot_cold::pick(&self.candidates, table, *choices, kind, settings, cx)
             }
             Picker::Hashed(table) => hashed::pick(&self.candidates, table, cx),
             // What follows a policy that found nothing is least-connections itself.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     candidates::{Candidate, CandidateSet, Limited, Parts},
     endpoint::{Endpoint, EndpointIx, LocalityIx, Share},
-    group::{Bound, Limits},
+    group::{Bound, Group, Limits},
     plan::{Level, Plan, Refusal, Tier},
     snapshot::{ClassView, ClusterView, Policy},
     spill::{self, SpillBy, Spreading, TierHealth, TierLoad},
@@ -26,8 +26,12 @@ pub struct Compiler<'v> {
     by_locality: Vec<Vec<EndpointIx>>,
     /// The limits that each locality is under, if any.
     limits: Vec<Option<Arc<Limited>>>,
-    sets: HashMap<SetKey, Arc<CandidateSet>>,
+    sets: CandidateSets,
 }
+
+/// The candidates that plans of one view have in common. Only good for a [`Compiler`] of that same view.
+#[derive(Debug, Default)]
+pub struct CandidateSets(HashMap<SetKey, Arc<CandidateSet>>);
 
 /// What makes the candidates of two levels the same: their localities, who of them is ready, and how one is chosen.
 type SetKey = (Box<[LocalityIx]>, Readiness, Policies);
@@ -45,6 +49,11 @@ enum Readiness {
 
 impl<'v> Compiler<'v> {
     pub fn new(view: &'v ClusterView) -> Self {
+        Self::resume(view, CandidateSets::default())
+    }
+
+    /// Goes on with what a compiler of the same view has built.
+    pub fn resume(view: &'v ClusterView, sets: CandidateSets) -> Self {
         let mut by_locality = vec![Vec::new(); view.localities.len()];
         for (ix, endpoint) in (0..=u32::MAX).map(EndpointIx).zip(&view.endpoints) {
             if let Some(locality) = by_locality.get_mut(usize::from(endpoint.locality.0)) {
@@ -53,7 +62,12 @@ impl<'v> Compiler<'v> {
         }
         let summed = steering::every_policy(view).any(Policy::needs_sums);
         let limits = view.localities.iter().map(|locality| limited(view, locality.priority, &locality.group, summed));
-        Self { view, by_locality, limits: limits.collect(), sets: HashMap::new() }
+        Self { view, by_locality, limits: limits.collect(), sets }
+    }
+
+    /// What the plans so far have in common, for [`Compiler::resume`].
+    pub fn into_sets(self) -> CandidateSets {
+        self.sets
     }
 
     pub fn compile(&mut self, class: &ClassView<'_>) -> Plan {
@@ -77,7 +91,8 @@ impl<'v> Compiler<'v> {
             degraded_percent: load.degraded_percent,
             panic: load.panic,
         });
-        Plan { tiers: tiers.collect(), levels, refusal }
+        let limit = (!self.view.limits.is_unlimited()).then(|| bound(self.view, self.view.limits, |_| true));
+        Plan { tiers: tiers.collect(), levels, limit, refusal }
     }
 
     /// By capacity only where every locality of the plan has one: a sum of connections and weights would mean nothing.
@@ -99,6 +114,7 @@ impl<'v> Compiler<'v> {
             health.up += part.up;
             health.degraded += part.degraded;
             health.total += part.total;
+            health.built_for += part.built_for;
             health.endpoints += part.endpoints;
             shared += part.up * u64::from(part.share);
         }
@@ -118,36 +134,45 @@ impl<'v> Compiler<'v> {
                 *(if endpoint.degraded { &mut health.degraded } else { &mut health.up }) += weight;
             }
         }
-        if let (SpillBy::Capacity, Some(capacity)) = (by, locality.capacity) {
-            health.measure_by(capacity.get().into(), self.configured_weight(ix));
+        let here = &self.by_locality[usize::from(ix.0)];
+        if let (SpillBy::Capacity, Some(capacity)) = (by, locality.capacity.filter(|_| !here.is_empty())) {
+            // What is declared is for all of its endpoints, whatever their standing.
+            let weight = here.iter().map(|ix| u64::from(self.view.endpoints[ix.0 as usize].weight.get())).sum();
+            health.measure_by(capacity.get().into(), weight);
         }
         health
-    }
-
-    /// The weight of all endpoints of a locality, whatever their standing: what its declared capacity is for.
-    fn configured_weight(&self, ix: LocalityIx) -> u64 {
-        self.endpoints(&[ix]).map(|(_, endpoint)| u64::from(endpoint.weight.get())).sum()
     }
 
     /// What is drawn from: the tiers first, and behind them the degraded endpoints of each.
     fn levels(&mut self, tiers: &[Vec<LocalityIx>], loads: &[TierLoad], policies: Policies) -> Box<[Level]> {
         let healthy = tiers.iter().zip(loads).enumerate().map(|(tier, (localities, load))| {
             let readiness = if load.panic { Readiness::Panic } else { Readiness::Healthy };
-            Level { tier, degraded: false, percent: load.percent, set: self.set(localities, readiness, policies) }
+            let limits = self.limits_of_all(localities);
+            let set = self.set(localities, readiness, policies);
+            Level { tier, degraded: false, percent: load.percent, limits, set }
         });
         let mut levels: Vec<Level> = healthy.collect();
         for (tier, (localities, load)) in tiers.iter().zip(loads).enumerate().filter(|(_, (_, load))| !load.panic) {
             let set = self.set(localities, Readiness::Degraded, policies);
             if !set.candidates().is_empty() {
-                levels.push(Level { tier, degraded: true, percent: load.degraded_percent, set });
+                let limits = self.limits_of_all(localities);
+                levels.push(Level { tier, degraded: true, percent: load.degraded_percent, limits, set });
             }
         }
         levels.into()
     }
 
+    /// The limits that these localities have in common: those of their priority, if it is the same.
+    fn limits_of_all(&self, localities: &[LocalityIx]) -> Option<Arc<Limited>> {
+        let priority = |ix: &LocalityIx| self.view.localities[usize::from(ix.0)].priority;
+        let first = localities.first()?;
+        let alike = localities.iter().all(|ix| priority(ix) == priority(first));
+        self.limits[usize::from(first.0)].clone().filter(|_| alike)
+    }
+
     fn set(&mut self, localities: &[LocalityIx], readiness: Readiness, policies: Policies) -> Arc<CandidateSet> {
         let key = (Box::from(localities), readiness, policies);
-        if let Some(set) = self.sets.get(&key) {
+        if let Some(set) = self.sets.0.get(&key) {
             return Arc::clone(set);
         }
         let candidates = self.endpoints(localities).filter(|(_, endpoint)| readiness.admits(endpoint));
@@ -155,8 +180,9 @@ impl<'v> Compiler<'v> {
             let at = usize::from(endpoint.locality.0);
             Candidate::new(ix, endpoint, &self.view.localities[at], self.limits[at].clone())
         };
-        let members =
-            self.endpoints(localities).map(|(ix, endpoint)| (Arc::clone(&endpoint.name), endpoint.weight, ix));
+        let members = self
+            .endpoints(localities)
+            .map(|(ix, endpoint)| (Arc::clone(&endpoint.name), endpoint.table_weight.unwrap_or(endpoint.weight), ix));
         let groups = localities.iter().map(|ix| Arc::clone(&self.view.localities[usize::from(ix.0)].group));
         let set = Arc::new(CandidateSet::new(Parts {
             candidates: candidates.map(candidate).collect(),
@@ -166,7 +192,7 @@ impl<'v> Compiler<'v> {
             request_policy: policies.1,
             tables: &self.view.tables,
         }));
-        self.sets.insert(key, Arc::clone(&set));
+        self.sets.0.insert(key, Arc::clone(&set));
         set
     }
 
@@ -193,19 +219,29 @@ impl<'v> Compiler<'v> {
 }
 
 /// The limits on a locality of this priority; `summed` if a policy has to know what it holds even without one.
-fn limited(view: &ClusterView, priority: u32, group: &Arc<crate::group::Group>, summed: bool) -> Option<Arc<Limited>> {
+fn limited(view: &ClusterView, priority: u32, group: &Arc<Group>, summed: bool) -> Option<Arc<Limited>> {
     let of_priority = view.priority_limits.iter().find(|(limited, _)| *limited == priority).map(|(_, limits)| *limits);
-    let bound = |limits: Limits, counts: &dyn Fn(u32) -> bool| {
-        let groups = view.localities.iter().filter(|locality| counts(locality.priority));
-        (!limits.is_unlimited())
-            .then(|| Bound { groups: groups.map(|locality| Arc::clone(&locality.group)).collect(), limits })
-    };
-    let bounds: Box<[Bound]> =
-        [bound(view.limits, &|_| true), of_priority.and_then(|limits| bound(limits, &|other| other == priority))]
-            .into_iter()
-            .flatten()
-            .collect();
+    let of_all = (!view.limits.is_unlimited()).then(|| bound(view, view.limits, |_| true));
+    let of_priority = of_priority.filter(|limits| !limits.is_unlimited());
+    let of_priority = of_priority.map(|limits| bound(view, limits, |other| other == priority));
+    let bounds: Box<[Bound]> = [of_all, of_priority].into_iter().flatten().collect();
     (summed || !bounds.is_empty()).then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
+}
+
+/// Limits on the localities of these priorities together.
+fn bound(view: &ClusterView, limits: Limits, counts: impl Fn(u32) -> bool) -> Bound {
+    let groups: Box<[Arc<Group>]> = view
+        .localities
+        .iter()
+        .filter(|locality| counts(locality.priority))
+        .map(|locality| Arc::clone(&locality.group))
+        .collect();
+    let at = |endpoint: &&Endpoint| view.localities.get(usize::from(endpoint.locality.0));
+    let held = view.endpoints.iter().filter(|endpoint| at(endpoint).is_some_and(|at| counts(at.priority)));
+    let held: u64 = held.map(|endpoint| u64::from(endpoint.load.leases())).sum();
+    let counted: u64 = groups.iter().map(|group| u64::from(group.connections())).sum();
+    let uncounted = u32::try_from(held.saturating_sub(counted)).unwrap_or(u32::MAX);
+    Bound { groups, uncounted, limits }
 }
 
 impl TierHealth {
@@ -215,6 +251,7 @@ impl TierHealth {
             u64::try_from(u128::from(part) * u128::from(capacity) / u128::from(weight.max(1))).unwrap_or(u64::MAX)
         };
         (self.up, self.degraded, self.total) = (share(self.up), share(self.degraded), share(self.total));
+        self.built_for = capacity;
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Endpoint {
     pub name: Arc<str>,
     pub locality: LocalityIx,
     pub weight: Weight,
+    /// The weight that hash tables are built with: as configured, so that no agent and no hour moves keys. `None` is
+    /// `weight`.
+    pub table_weight: Option<Weight>,
     /// Leases the endpoint may hold at most; `None` is no limit.
     pub max_connections: Option<NonZeroU32>,
     /// New connections that it may get in a second; `None` is no limit.

@@ -106,14 +106,15 @@ pub struct Choice {
     pub reason: Reason,
 }
 
-/// Compiles and picks as live traffic does, and tells why. Round-robin cursors move by one turn, and the endpoint chosen
-/// counts one lease for as long as this takes.
+/// Compiles and picks as live traffic does, and tells why. It works on a copy of the counts: nothing is held, and no turn
+/// of an accept rate is used up. Round-robin cursors move by one turn.
 pub fn explain(
     view: &ClusterView,
     class: &ClassView<'_>,
     kind: Kind,
     cx: &mut PickContext<'_, impl Dice>,
 ) -> Explanation {
+    let view = &view.detached();
     let plan = compile(view, class);
     let rule = steering::rule(view, class);
     let (tunnels, requests) = steering::policies(view, class);

@@ -8,11 +8,14 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::SeqCst},
     },
 };
 
 /// Counts of one locality. They belong to its identity (cluster and name) and outlive snapshots.
+///
+/// Sequentially consistent, unlike other counts: of two workers that enter different groups under one limit at the same
+/// moment, at least one has to see both.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Group {
@@ -27,12 +30,17 @@ impl Group {
 
     /// Leases that were taken through this group and not given back.
     pub fn connections(&self) -> u32 {
-        self.connections.load(Relaxed)
+        self.connections.load(SeqCst)
     }
 
     /// Those of them whose endpoint has not accepted yet.
     pub fn pending(&self) -> u32 {
-        self.pending.load(Relaxed)
+        self.pending.load(SeqCst)
+    }
+
+    /// The same counts in a group of its own, for a look that must not count.
+    pub(crate) fn copied(&self) -> Self {
+        Self { connections: AtomicU32::new(self.connections()), pending: AtomicU32::new(self.pending()) }
     }
 }
 
@@ -45,14 +53,14 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn enter(group: &Arc<Group>) -> Self {
-        group.connections.fetch_add(1, Relaxed);
-        group.pending.fetch_add(1, Relaxed);
+        group.connections.fetch_add(1, SeqCst);
+        group.pending.fetch_add(1, SeqCst);
         Self { group: Arc::clone(group), pending: true }
     }
 
     pub(crate) fn connected(&mut self) {
         if std::mem::take(&mut self.pending) {
-            self.group.pending.fetch_sub(1, Relaxed);
+            self.group.pending.fetch_sub(1, SeqCst);
         }
     }
 }
@@ -60,7 +68,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.connected();
-        self.group.connections.fetch_sub(1, Relaxed);
+        self.group.connections.fetch_sub(1, SeqCst);
     }
 }
 
@@ -83,6 +91,8 @@ impl Limits {
 #[derive(Debug, Clone)]
 pub(crate) struct Bound {
     pub(crate) groups: Box<[Arc<Group>]>,
+    /// Leases that were taken before anything asked for sums, and so are in no group.
+    pub(crate) uncounted: u32,
     pub(crate) limits: Limits,
 }
 
@@ -99,13 +109,14 @@ impl Bound {
     }
 
     fn sums_are_within(&self, fits: impl Fn(u32, u32) -> bool) -> bool {
-        let within = |max: Option<NonZeroU32>, count: fn(&Group) -> u32| {
+        let within = |max: Option<NonZeroU32>, before: u32, count: fn(&Group) -> u32| {
             max.is_none_or(|max| {
-                let sum = self.groups.iter().fold(0_u32, |sum, group| sum.saturating_add(count(group)));
+                let sum = self.groups.iter().fold(before, |sum, group| sum.saturating_add(count(group)));
                 fits(sum, max.get())
             })
         };
-        within(self.limits.max_connections, Group::connections) && within(self.limits.max_pending, Group::pending)
+        within(self.limits.max_connections, self.uncounted, Group::connections)
+            && within(self.limits.max_pending, 0, Group::pending)
     }
 }
 
@@ -131,7 +142,7 @@ mod tests {
     fn a_bound_is_on_the_sum_of_its_groups() {
         let groups = [Arc::new(Group::new()), Arc::new(Group::new())];
         let limits = Limits { max_connections: NonZeroU32::new(3), max_pending: NonZeroU32::new(2) };
-        let bound = Bound { groups: groups.clone().into(), limits };
+        let bound = Bound { groups: groups.clone().into(), uncounted: 0, limits };
         let mut held: Vec<Held> = groups.iter().map(Held::enter).collect();
         assert!(bound.is_kept() && !bound.has_room(), "two wait, and no third may");
         held.iter_mut().for_each(Held::connected);
@@ -140,5 +151,8 @@ mod tests {
         assert!(bound.is_kept() && !bound.has_room(), "three are connected or connecting");
         held.push(Held::enter(&groups[1]));
         assert!(!bound.is_kept());
+        let later = Bound { uncounted: 3, limits: Limits { max_pending: None, ..limits }, ..bound };
+        held.clear();
+        assert!(later.is_kept() && !later.has_room(), "three came before the limit did");
     }
 }

@@ -34,10 +34,12 @@ pub(crate) fn pick<'a>(
 ) -> Option<(&'a Candidate, Lease)> {
     let key = cx.key.unwrap_or_else(|| cx.dice.next_u64());
     let bound = hashed.bound();
-    let within = hashed.first(candidates, key, cx, |candidate| {
-        bound.is_none_or(|bound| bound.has_room(candidate.load().leases(), candidate.weight()))
-    });
+    let within = hashed.first(candidates, key, cx, |candidate| bound.is_none_or(|bound| has_room(bound, candidate)));
     within.or_else(|| bound.and_then(|_| hashed.first(candidates, key, cx, |_| true)))
+}
+
+fn has_room(bound: Bound, candidate: &Candidate) -> bool {
+    bound.has_room(candidate.load().leases(), candidate.weight())
 }
 
 /// A table, and what it takes to read it with the health of this moment.
@@ -55,8 +57,9 @@ struct Balance {
     factor: BalanceFactor,
     /// Where the leases of the tier are summed up.
     groups: Arc<[Arc<Group>]>,
-    /// Leases of the tier that were taken before anybody summed them up.
-    uncounted: u64,
+    /// Leases of the candidates that were taken before anybody summed them up, and less those in the groups that are on
+    /// endpoints which may not be picked now. As of the compilation.
+    correction: i64,
     weight: u64,
 }
 
@@ -94,6 +97,10 @@ impl Hashed {
         self.balance.as_ref().map(Balance::bound)
     }
 
+    pub(crate) fn is_over_bound(&self, candidate: &Candidate) -> bool {
+        self.bound().is_some_and(|bound| !has_room(bound, candidate))
+    }
+
     fn first<'a>(
         &self,
         candidates: &'a [Candidate],
@@ -116,20 +123,23 @@ impl Hashed {
 
 impl Balance {
     fn new(factor: BalanceFactor, of: &Membership<'_>) -> Self {
-        let counted: u64 = of.groups.iter().map(|group| u64::from(group.connections())).sum();
-        let held: u64 = of.candidates.iter().map(|candidate| u64::from(candidate.load().leases())).sum();
+        let held: i64 = of.candidates.iter().map(|candidate| i64::from(candidate.load().leases())).sum();
         Self {
             factor,
             groups: of.groups.clone().into(),
-            uncounted: held.saturating_sub(counted),
+            correction: held - counted(&of.groups),
             weight: of.candidates.iter().map(|candidate| u64::from(candidate.weight().get())).sum(),
         }
     }
 
     fn bound(&self) -> Bound {
-        let counted: u64 = self.groups.iter().map(|group| u64::from(group.connections())).sum();
-        Bound::new(self.factor, self.uncounted + counted, self.weight)
+        let held = u64::try_from(counted(&self.groups) + self.correction).unwrap_or(0);
+        Bound::new(self.factor, held, self.weight)
     }
+}
+
+fn counted(groups: &[Arc<Group>]) -> i64 {
+    groups.iter().map(|group| i64::from(group.connections())).sum()
 }
 
 #[derive(Debug)]

@@ -29,7 +29,8 @@ impl Headroom {
     pub const BELOW: f64 = 0.60;
     /// Ten points of the traffic in a second.
     pub const SLOPE_PER_SECOND: f64 = 0.10;
-    /// How much emptier the others have to be, on average, for shedding to help (Envoy's `variance_threshold`).
+    /// How much emptier the others have to be, on average, for shedding to begin (Envoy's `variance_threshold`). It goes
+    /// on while they are emptier at all, or it would start and stop at this border.
     const ADVANTAGE: f64 = 0.10;
 }
 
@@ -96,8 +97,8 @@ impl Shedding {
     /// Grows from nothing at `below` to everything when it is full.
     fn target(&mut self, headroom: &Headroom, here: f64, others: f64) -> f64 {
         let below = headroom.below.min(headroom.above).min(0.99);
-        let limit = if self.active { below } else { headroom.above };
-        self.active = here > limit && here > others + Headroom::ADVANTAGE;
+        let (limit, advantage) = if self.active { (below, 0.0) } else { (headroom.above, Headroom::ADVANTAGE) };
+        self.active = here > limit && here > others + advantage;
         if self.active { ((here - below) / (1.0 - below)).clamp(0.0, 1.0) } else { 0.0 }
     }
 
@@ -152,6 +153,8 @@ mod tests {
     fn nothing_is_shed_to_those_who_are_as_full() {
         assert_eq!(shed(&[(90, 81); 3]), [0, 0, 0]);
         assert_eq!(shed(&[(90, 79); 3]), [10, 20, 30]);
+        // Once begun, it goes on while the others are emptier, and then ends.
+        assert_eq!(shed(&[(90, 79), (90, 81), (90, 89), (90, 90), (90, 90)]), [10, 20, 30, 20, 10]);
     }
 
     #[test]

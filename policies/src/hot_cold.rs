@@ -8,7 +8,7 @@ use crate::{
     candidates::Candidate,
     dice::Dice,
     load::Lease,
-    plan::PickContext,
+    plan::{Kind, PickContext},
     prequal::{HotCold, POOL, Signal, choose},
 };
 
@@ -19,6 +19,7 @@ pub(crate) fn pick<'a>(
     candidates: &'a [Candidate],
     table: &AliasTable,
     choices: u8,
+    kind: Kind,
     settings: &HotCold,
     cx: &mut PickContext<'_, impl Dice>,
 ) -> Option<(&'a Candidate, Lease)> {
@@ -29,11 +30,11 @@ pub(crate) fn pick<'a>(
             // From a place of its own for each pick: of equally good ones the first is taken, and it is not always the same.
             let start = usize::try_from(cx.dice.next_u64() % candidates.len() as u64).unwrap_or(0);
             let (before, after) = candidates.split_at(start);
-            after.iter().chain(before).for_each(|candidate| pool.add(candidate, settings, cx));
+            after.iter().chain(before).for_each(|candidate| pool.add(candidate, kind, settings, cx));
         } else {
             (0..size).for_each(|_| {
                 let drawn = table.draw(cx.dice);
-                pool.add(&candidates[drawn], settings, cx);
+                pool.add(&candidates[drawn], kind, settings, cx);
             });
         }
         let best = pool.best(settings)?;
@@ -58,11 +59,11 @@ impl Default for Pool<'_> {
 }
 
 impl<'a> Pool<'a> {
-    fn add(&mut self, candidate: &'a Candidate, settings: &HotCold, cx: &PickContext<'_, impl Dice>) {
+    fn add(&mut self, candidate: &'a Candidate, kind: Kind, settings: &HotCold, cx: &PickContext<'_, impl Dice>) {
         if self.len < POOL && candidate.can_take(cx.tried, cx.now) {
             let load = candidate.load();
             self.members[self.len] = Some(candidate);
-            self.signals[self.len] = load.signal().signal(load.leases(), candidate.weight(), cx.now, settings);
+            self.signals[self.len] = load.signal(kind).signal(load.leases(), candidate.weight(), cx.now, settings);
             self.len += 1;
         }
     }

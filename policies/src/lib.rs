@@ -69,7 +69,7 @@ mod tick;
 pub use accept_rate::AcceptRate;
 pub use area::Area;
 pub use bounded_load::BalanceFactor;
-pub use compile::{Compiler, compile};
+pub use compile::{CandidateSets, Compiler, compile};
 pub use considered::{Considered, Look};
 pub use cursors::Cursors;
 pub use dice::{Dice, SeededDice};

@@ -17,6 +17,7 @@ use crate::{
     accept_rate::{AcceptRate, Pace},
     group::{Group, Held},
     peak_ewma::LatencyCell,
+    plan::Kind,
     prequal::ServerSignal,
     snapshot::{Latency, Policy},
     tick::Tick,
@@ -31,8 +32,9 @@ use crate::{
 pub struct Load {
     leases: AtomicU32,
     pace: Pace,
-    latency: LatencyCell,
-    signal: ServerSignal,
+    /// For tunnels, whose connects are timed, and for requests, whose answers are: one says nothing about the other.
+    latency: [LatencyCell; 2],
+    signal: [ServerSignal; 2],
 }
 
 /// How a request or a connect ended, for the policies that go by latency.
@@ -70,34 +72,45 @@ impl Load {
     }
 
     /// Learns from one answer, if the policy goes by latency. Never give it how long a tunnel lived.
-    pub fn answered(&self, answer: Answer, policy: Policy, now: Tick) {
+    pub fn answered(&self, kind: Kind, answer: Answer, policy: Policy, now: Tick) {
         let Some(Latency { decay, failure_penalty, .. }) = policy.latency() else { return };
         let Answer { took, failed, in_flight } = answer;
+        let (latency, signal) = (&self.latency[kind.index()], &self.signal[kind.index()]);
         match policy {
-            Policy::Prequal { .. } if failed => self.signal.observe_failure(took, now, decay, failure_penalty),
-            Policy::Prequal { .. } => self.signal.observe(took, in_flight, now, decay),
-            _ if failed => self.latency.observe_failure(took, now, decay, failure_penalty),
-            _ => self.latency.observe(took, now, decay),
+            Policy::Prequal { .. } if failed => signal.observe_failure(took, now, decay, failure_penalty),
+            Policy::Prequal { .. } => signal.observe(took, in_flight, now, decay),
+            _ if failed => latency.observe_failure(took, now, decay, failure_penalty),
+            _ => latency.observe(took, now, decay),
+        }
+    }
+
+    /// The same figures in a load of its own, for a look that must neither count nor use anything up.
+    pub(crate) fn copied(&self) -> Self {
+        Self {
+            leases: AtomicU32::new(self.leases()),
+            pace: self.pace.clone(),
+            latency: self.latency.clone(),
+            signal: self.signal.clone(),
         }
     }
 
     /// The endpoint says how many requests it has in flight from everybody.
     pub fn reported(&self, in_flight: u32, now: Tick) {
-        self.signal.report(in_flight, self.leases(), now);
+        self.signal.iter().for_each(|signal| signal.report(in_flight, self.leases(), now));
     }
 
     /// The requests in flight, as far as is known: our own, and those of others if a report is young enough.
     pub fn in_flight(&self, report_age: Duration, now: Tick) -> u32 {
-        self.signal.rif(self.leases(), now, report_age)
+        self.signal[0].rif(self.leases(), now, report_age)
     }
 
     /// What peak EWMA takes a request to cost here, in microseconds.
-    pub fn latency_micros(&self, latency: &Latency, now: Tick) -> f32 {
-        self.latency.cost(now, latency.decay, latency.default)
+    pub fn latency_micros(&self, kind: Kind, latency: &Latency, now: Tick) -> f32 {
+        self.latency[kind.index()].cost(now, latency.decay, latency.default)
     }
 
-    pub(crate) fn signal(&self) -> &ServerSignal {
-        &self.signal
+    pub(crate) fn signal(&self, kind: Kind) -> &ServerSignal {
+        &self.signal[kind.index()]
     }
 
     /// Whether one more connection would be on time at this rate. Takes nothing.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The latency of one endpoint as a cost in microseconds, fed by every worker. Eight bytes, without locks.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LatencyCell(StampedCell);
 
 impl LatencyCell {

@@ -7,11 +7,12 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    candidates::{Candidate, CandidateSet, Obstacle},
+    candidates::{Candidate, CandidateSet, Limited, Obstacle},
     considered::Considered,
     cursors::Cursors,
     dice::Dice,
     endpoint::{EndpointIx, LocalityIx},
+    group::Bound,
     load::Lease,
     tick::Tick,
     tried::Tried,
@@ -23,6 +24,8 @@ pub struct Plan {
     pub(crate) tiers: Box<[Tier]>,
     /// What is drawn from: the tiers, and behind them those of their endpoints that are degraded.
     pub(crate) levels: Box<[Level]>,
+    /// What the whole cluster may hold, asked before anything else is.
+    pub(crate) limit: Option<Bound>,
     /// What a failed pick means when nothing of the plan stands in the way but the rule.
     pub(crate) refusal: Refusal,
 }
@@ -53,7 +56,15 @@ pub(crate) struct Level {
     pub(crate) tier: usize,
     pub(crate) degraded: bool,
     pub(crate) percent: u32,
+    /// The limits that all of its endpoints are under, asked once.
+    pub(crate) limits: Option<Arc<Limited>>,
     pub(crate) set: Arc<CandidateSet>,
+}
+
+impl Level {
+    fn is_at_limit(&self) -> bool {
+        self.limits.as_ref().is_some_and(|limits| !limits.bounds.iter().all(Bound::has_room))
+    }
 }
 
 /// Which of the cluster's two policies chooses.
@@ -144,7 +155,10 @@ impl Plan {
     /// [`NoPick`] says what stands in the way. Under a strict rule that leaves endpoints out it is always
     /// [`NoPick::StrictRefused`]: without the rule the client could have gone there.
     pub fn pick(&self, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
-        if let Some(pick) = cx.pin.and_then(|pin| self.pick_pinned(pin, cx)) {
+        if self.limit.as_ref().is_some_and(|limit| !limit.has_room()) {
+            return Err(self.refused(Obstacle::AtLimit));
+        }
+        if let Some(pick) = cx.pin.and_then(|pin| self.pick_pinned(pin, kind, cx)) {
             return Ok(pick);
         }
         let drawn = self.draw_level(kind, cx);
@@ -152,6 +166,10 @@ impl Plan {
         let mut obstacle = Obstacle::Empty;
         for level in std::iter::once(drawn).chain(others) {
             let Some(level) = self.levels.get(level) else { continue };
+            if level.is_at_limit() {
+                obstacle = obstacle.max(Obstacle::AtLimit);
+                continue;
+            }
             match level.set.pick(kind, cx) {
                 Ok((candidate, lease)) => return Ok(picked(level.tier, self.reason(level), candidate, lease)),
                 Err(found) => obstacle = obstacle.max(found),
@@ -175,10 +193,11 @@ impl Plan {
     }
 
     /// A client goes back to where it was in ordinary times only: in panic its endpoint may be the one that failed.
-    fn pick_pinned(&self, pin: EndpointIx, cx: &mut PickContext<'_, impl Dice>) -> Option<Pick> {
+    /// Nor does it go over the bound of a hash policy, which is there so that nobody has to carry more than that.
+    fn pick_pinned(&self, pin: EndpointIx, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Option<Pick> {
         let level = self.levels.iter().find(|level| level.set.find(pin).is_some())?;
         let candidate = level.set.find(pin)?;
-        if self.tiers[level.tier].panic || cx.tried.contains(pin) {
+        if self.tiers[level.tier].panic || cx.tried.contains(pin) || level.set.is_over_bound(kind, candidate) {
             return None;
         }
         cx.considered.note(candidate);
@@ -254,6 +273,14 @@ impl Tier {
 }
 
 impl Kind {
+    /// 0 or 1, where something is kept for each.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Tunnel => 0,
+            Self::Request => 1,
+        }
+    }
+
     /// The word that metrics and people see.
     pub fn as_str(self) -> &'static str {
         match self {

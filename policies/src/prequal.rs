@@ -137,6 +137,16 @@ const BUCKETS: usize = 24;
 /// How much of an estimate is left after another sample of the same RIF: the average of about the last eight.
 const KEPT: f32 = 7.0 / 8.0;
 
+impl Clone for ServerSignal {
+    fn clone(&self) -> Self {
+        Self {
+            report: AtomicU64::new(self.report.load(Relaxed)),
+            by_rif: self.by_rif.clone(),
+            failures: self.failures.clone(),
+        }
+    }
+}
+
 impl ServerSignal {
     pub fn new() -> Self {
         Self::default()

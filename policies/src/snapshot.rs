@@ -1,6 +1,6 @@
 //! What one compilation works on: a cluster as it is now, and the clients it is compiled for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     bounded_load::BalanceFactor,
@@ -10,7 +10,7 @@ use crate::{
     maglev::TableSize,
     peak_ewma::LatencyCell,
     ring_hash::RingSize,
-    steering::Steering,
+    steering::{self, Steering},
 };
 
 /// A cluster at one moment: configuration, health and round-trip times put together, already checked.
@@ -30,6 +30,37 @@ pub struct ClusterView {
     pub priority_limits: Vec<(u32, Limits)>,
     /// Those of the views of this cluster before, or new ones.
     pub tables: HashTables,
+}
+
+impl ClusterView {
+    /// Leases that sums have to be corrected for: those that were taken before anything asked for sums, and those on
+    /// endpoints that bounded load may not pick. While there are some, compile anew on every control tick, and compare:
+    /// the corrections are those of the compilation.
+    pub fn unsettled(&self) -> u64 {
+        let bounded = steering::every_policy(self).any(Policy::needs_sums);
+        let limited = !self.limits.is_unlimited() || !self.priority_limits.is_empty();
+        if !bounded && !limited {
+            return 0;
+        }
+        let leases = |endpoint: &Endpoint| u64::from(endpoint.load.leases());
+        let held: u64 = self.endpoints.iter().map(leases).sum();
+        let counted: u64 = self.localities.iter().map(|locality| u64::from(locality.group.connections())).sum();
+        let apart = self.endpoints.iter().filter(|endpoint| !endpoint.standing.takes_new() || endpoint.degraded);
+        let apart: u64 = if bounded { apart.map(leases).sum() } else { 0 };
+        held.abs_diff(counted) + apart
+    }
+
+    /// The same view on counts of its own, for a look that must neither count nor use anything up.
+    pub(crate) fn detached(&self) -> Self {
+        let mut view = self.clone();
+        for endpoint in &mut view.endpoints {
+            endpoint.load = Arc::new(endpoint.load.copied());
+        }
+        for locality in &mut view.localities {
+            locality.group = Arc::new(locality.group.copied());
+        }
+        view
+    }
 }
 
 /// How an endpoint is chosen among those of one tier that may take a client.

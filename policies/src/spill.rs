@@ -17,6 +17,8 @@ pub(crate) struct TierHealth {
     pub(crate) degraded: u64,
     /// What these and those that would take connections in panic can carry.
     pub(crate) total: u64,
+    /// The capacity that is declared, also of those that drain or are out of service: what the tier was sized for.
+    pub(crate) built_for: u64,
     /// How many they are.
     pub(crate) endpoints: u64,
     /// How much of what steering sends here may come, 1 to 100.
@@ -25,7 +27,7 @@ pub(crate) struct TierHealth {
 
 impl Default for TierHealth {
     fn default() -> Self {
-        Self { up: 0, degraded: 0, total: 0, endpoints: 0, share: 100 }
+        Self { up: 0, degraded: 0, total: 0, built_for: 0, endpoints: 0, share: 100 }
     }
 }
 
@@ -45,7 +47,7 @@ pub enum SpillBy {
     #[default]
     Weight,
     /// The capacity of the first tier, which is sized for the ordinary load: two servers that stand in for ten carry a
-    /// fifth of it, whole as they are.
+    /// fifth of it, whole as they are. What drains or is out of service counts there: its clients have to go somewhere.
     Capacity,
 }
 
@@ -85,7 +87,7 @@ impl TierHealth {
     fn carries(&self, part: u64, tiers: &[TierHealth], how: Spreading) -> u32 {
         let sized_for = match how.by {
             SpillBy::Weight => self.total,
-            SpillBy::Capacity => tiers.iter().map(|tier| tier.total).find(|&total| total > 0).unwrap_or(0),
+            SpillBy::Capacity => tiers.iter().map(|tier| tier.built_for).find(|&built_for| built_for > 0).unwrap_or(0),
         };
         if sized_for == 0 {
             return 0;
@@ -279,7 +281,7 @@ mod tests {
     /// Envoy's documented trap: a tier of two behind one of ten counts as able to carry everything. Here it does not.
     #[test]
     fn by_capacity_a_small_tier_gets_no_more_than_it_can_hold() {
-        let tier = |up, total| TierHealth { up, total, endpoints: total, ..TierHealth::default() };
+        let tier = |up, total| TierHealth { up, total, built_for: total, endpoints: total, ..TierHealth::default() };
         let by = |by, tiers: &[TierHealth]| -> Vec<u32> {
             spread(tiers, Spreading { by, ..how(50) }).iter().map(|load| load.percent).collect()
         };
@@ -289,8 +291,11 @@ mod tests {
         assert_eq!(by(SpillBy::Capacity, &lost), [0, 28, 72]);
         assert_eq!(by(SpillBy::Capacity, &[tier(5, 10), tier(2, 2), tier(10, 10)]), [70, 28, 2]);
         assert_eq!(by(SpillBy::Capacity, &[tier(10, 10), tier(2, 2)]), [100, 0]);
-        // A first tier without endpoints is not what the others are measured against.
+        // A first tier without endpoints is not what the others are measured against, one that drains is.
         assert_eq!(by(SpillBy::Capacity, &[tier(0, 0), tier(2, 2)]), [0, 100]);
+        let drains = |up, built_for| TierHealth { built_for, ..tier(up, up) };
+        assert_eq!(by(SpillBy::Capacity, &[drains(0, 10), tier(2, 2), tier(10, 10)]), [0, 28, 72]);
+        assert_eq!(by(SpillBy::Capacity, &[drains(5, 10), tier(10, 10)]), [70, 30]);
     }
 
     proptest! {
@@ -305,7 +310,7 @@ mod tests {
                 .iter()
                 .map(|&(up, degraded, down, share)| {
                     let total = up + degraded + down;
-                    TierHealth { up, degraded, total, endpoints: total, share }
+                    TierHealth { up, degraded, total, built_for: total, endpoints: total, share }
                 })
                 .collect();
             let by = if by_capacity { SpillBy::Capacity } else { SpillBy::Weight };

@@ -17,6 +17,12 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct StampedCell(AtomicU64);
 
+impl Clone for StampedCell {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Relaxed)))
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stamped {
     /// Microseconds.

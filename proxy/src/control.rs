@@ -196,7 +196,7 @@ fn on_beat(state: &State) {
     let mut changed = false;
     for cluster in &snapshot.clusters {
         changed |= cluster.follow_rtts(&snapshot.config.edge, now);
-        changed |= cluster.shed(now) | cluster.is_warming_up();
+        changed |= cluster.shed(now) | cluster.is_warming_up() | cluster.is_settling();
         cluster.state.sticky.expire(now);
     }
     if changed {

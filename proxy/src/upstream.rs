@@ -91,10 +91,10 @@ pub async fn reach(
 /// A policy for tunnels that goes by latency has nothing but connects to learn it from: how long a tunnel lives says
 /// nothing about its server.
 fn learn(state: &State, cluster: &ClusterPlan, endpoint: &EndpointState, since: Tick, failed: bool) {
-    if let Some(policy) = cluster.learns_by(Kind::Tunnel) {
-        let now = state.clock.now();
-        let in_flight = endpoint.load.in_flight(policy.report_age().unwrap_or_default(), now);
-        endpoint.load.answered(Answer { took: now.since(since), failed, in_flight }, policy, now);
+    let now = state.clock.now();
+    if let Some(in_flight) = cluster.in_flight(Kind::Tunnel, &endpoint.load, now) {
+        let answer = Answer { took: now.since(since), failed, in_flight };
+        cluster.answered(Kind::Tunnel, &endpoint.load, answer, now);
     }
 }
 

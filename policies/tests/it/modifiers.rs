@@ -290,7 +290,7 @@ fn of_several_obstacles_the_one_that_passes_soonest_is_told() {
     let _held: Vec<Pick> = (0..2).map(|_| worker.pick(&plan).unwrap()).collect();
     assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::RateLimited);
     // A limit that is reached may be lifted by any client that leaves, so it is told before the two others.
-    view.limits = limits(1, 0);
+    view.limits = limits(3, 0);
     let limited = compile(&view, &ANYBODY);
     worker.now = Tick(Duration::from_secs(1));
     let _last = worker.pick(&limited).unwrap();
@@ -499,4 +499,88 @@ fn a_key_goes_to_one_tier_while_the_tier_spills_over() {
         spilled += u32::from(places[0] == 1);
     }
     assert_eq!(spilled, 300);
+}
+
+// What was there before …
+
+#[test]
+fn a_limit_that_comes_later_counts_those_who_were_there() {
+    let mut view = cluster(Policy::P2C, vec![endpoint(0), endpoint(1)]);
+    let (_, mut before) = Worker::new(1).fill(&view, 3);
+    view.limits = limits(5, 0);
+    assert_eq!(view.unsettled(), 3);
+    let plan = compile(&view, &ANYBODY);
+    let mut worker = Worker::new(2);
+    let _after: Vec<Pick> = (0..2).map(|_| worker.pick(&plan).unwrap()).collect();
+    assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::LimitReached);
+    before.pop();
+    assert_eq!(view.unsettled(), 2);
+    let recompiled = compile(&view, &ANYBODY);
+    let _in_its_place = worker.pick(&recompiled).unwrap();
+    assert_eq!(worker.pick(&recompiled).unwrap_err(), NoPick::LimitReached);
+}
+
+#[test]
+fn a_pin_does_not_go_over_the_bound_of_a_hash_policy() {
+    let bounded = policies().into_iter().filter(|policy| matches!(policy, Policy::Maglev { balance: Some(_), .. }));
+    for policy in bounded {
+        let view = cluster(policy, (0..4).map(|_| endpoint(0)).collect());
+        let mut worker = Worker::new(1);
+        worker.pin = Some(EndpointIx(0));
+        let (counts, _held) = worker.fill(&view, 100);
+        // ceil(1.25 × 100 / 4).
+        assert!(counts[0] <= 32, "{counts:?}");
+    }
+}
+
+#[test]
+fn bounded_load_is_measured_by_those_who_may_be_picked() {
+    let bounded =
+        policies().into_iter().find(|policy| matches!(policy, Policy::Maglev { balance: Some(_), .. })).unwrap();
+    let mut view = cluster(bounded, (0..4).map(|_| endpoint(0)).collect());
+    let (_, _held) = Worker::new(1).fill(&view, 400);
+    for leaving in &mut view.endpoints[..2] {
+        leaving.standing = Standing::Draining;
+    }
+    // About 200 are on the two that stay; one more of one key after the other fills them to 1.25 times what they have.
+    let before = view.endpoints[2].load.leases() + view.endpoints[3].load.leases();
+    let mut worker = Worker::new(2);
+    worker.key = Some(7);
+    let (_, _more) = worker.fill(&view, 40);
+    let most = view.endpoints.iter().skip(2).map(|endpoint| endpoint.load.leases()).max().unwrap();
+    let bound = (before + 40) * 125 / 200 + 1;
+    assert!(most <= bound, "{most} over {bound}");
+}
+
+#[test]
+fn a_weight_that_changes_by_the_hour_moves_no_key() {
+    for policy in policies().into_iter().filter(|policy| matches!(policy, Policy::Maglev { balance: None, .. })) {
+        let places = |view: &ClusterView| -> Vec<u32> {
+            let plan = compile(view, &ANYBODY);
+            let mut worker = Worker::new(1);
+            let place = |key: u64| {
+                worker.key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                worker.pick(&plan).unwrap().endpoint.0
+            };
+            (0..500).map(place).collect()
+        };
+        let mut view = cluster(policy, (0..5).map(|_| endpoint(0).weight(100)).collect());
+        let before = places(&view);
+        view.endpoints[0].table_weight = Some(view.endpoints[0].weight);
+        view.endpoints[0].weight = Weight::new(73).unwrap();
+        assert_eq!(before, places(&view));
+        assert_eq!(view.tables.in_use(), 0, "and no table outlives its plans");
+    }
+}
+
+#[test]
+fn explaining_uses_nothing_up() {
+    let mut view = cluster(Policy::P2C, vec![endpoint(0).rate(10.0).max(1)]);
+    view.limits = limits(1, 1);
+    let mut worker = Worker::new(1);
+    for _ in 0..5 {
+        let explained = policies::explain(&view, &ANYBODY, Kind::Tunnel, &mut worker.context());
+        assert_eq!(explained.outcome.map(|choice| choice.endpoint), Ok(EndpointIx(0)));
+    }
+    assert!(worker.pick_from(&view).is_ok(), "the one turn and the one place are still there");
 }

@@ -39,6 +39,9 @@ struct Known {
     votes: Votes,
     /// When it last came up, for its slow start. `None`: it was there when the process started.
     up_since: Option<Tick>,
+    /// It was out and has not been up since: a doubt may stand between the two, such as an ejection that outlasts the
+    /// probes.
+    fell: bool,
     agent: Said,
     /// Why its tunnels are asked to leave, if they are.
     leaving: Option<LeaveReason>,
@@ -55,7 +58,8 @@ impl Known {
     /// Its votes have been changed, and it was this before; whether it is something else now.
     fn was(&mut self, before: Standing) -> bool {
         let after = self.votes.standing();
-        if after == Standing::Up && before > Standing::Suspect {
+        self.fell |= before.max(after) > Standing::Suspect;
+        if after == Standing::Up && std::mem::take(&mut self.fell) {
             // The vote that was taken back is the youngest.
             self.up_since = self.votes.all().map(|(_, vote)| vote.since).max();
         }
@@ -105,6 +109,7 @@ impl EndpointState {
                 origin,
                 votes: Votes::new(now),
                 up_since: None,
+                fell: false,
                 agent: Said::default(),
                 leaving: None,
                 overrides: Overrides::default(),
@@ -273,5 +278,43 @@ impl EndpointState {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Held for a few instructions and never across a call that may panic half-way through a change.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::votes::Source;
+    use super::*;
+
+    fn at(seconds: u64) -> Tick {
+        Tick(Duration::from_secs(seconds))
+    }
+
+    fn endpoint() -> EndpointState {
+        let address: SocketAddr = "10.0.0.1:5222".parse().unwrap();
+        EndpointState::new("c".into(), address, Address::Socket(address), at(0))
+    }
+
+    #[test]
+    fn an_endpoint_that_was_there_from_the_start_or_only_in_doubt_has_no_slow_start() {
+        let endpoint = endpoint();
+        assert_eq!(endpoint.up_since(), None);
+        endpoint.vote(|votes| votes.cast(Source::Outlier, Standing::Suspect, "early closes", at(1)));
+        endpoint.vote(|votes| votes.withdraw(Source::Outlier, at(2)));
+        assert_eq!((endpoint.standing(), endpoint.up_since()), (Standing::Up, None));
+    }
+
+    #[test]
+    fn one_that_crashes_under_load_starts_slowly_though_its_ejection_outlasts_its_probes() {
+        let endpoint = endpoint();
+        endpoint.vote(|votes| votes.cast(Source::Outlier, Standing::Suspect, "connect failures", at(1)));
+        endpoint.vote(|votes| votes.cast(Source::Probes, Standing::Down, "refused", at(2)));
+        endpoint.vote(|votes| votes.withdraw(Source::Probes, at(10)));
+        assert_eq!((endpoint.standing(), endpoint.up_since()), (Standing::Suspect, None));
+        endpoint.vote(|votes| votes.withdraw(Source::Outlier, at(12)));
+        assert_eq!((endpoint.standing(), endpoint.up_since()), (Standing::Up, Some(at(12))));
+        endpoint.vote(|votes| votes.cast(Source::Outlier, Standing::Suspect, "early closes", at(50)));
+        endpoint.vote(|votes| votes.withdraw(Source::Outlier, at(60)));
+        assert_eq!(endpoint.up_since(), Some(at(12)), "a doubt that passed is no coming up");
     }
 }

@@ -1,16 +1,17 @@
 //! One cluster as a snapshot has it: members, what is known of them, and a compiled plan for each client class.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use geoip::great_circle_km;
 use policies::{
-    ClassView, ClusterView, Dice, Endpoint, EndpointIx, Kind, Locality, LocalityRtt, NoPick, Past, Pick, PickContext,
-    Plan, Policy, Ramp, Repeat, Retry, RuleIndex, Share, Steering, Tick, Used, Weight, compile,
+    Answer, CandidateSets, ClassView, ClusterView, Compiler, Dice, Endpoint, EndpointIx, Kind, Load, Locality,
+    LocalityRtt, NoPick, Past, Pick, PickContext, Plan, Policy, Ramp, Repeat, Retry, RuleIndex, Share, Steering, Tick,
+    Used, Weight,
 };
 
 use super::class::{Cell, Client};
@@ -53,9 +54,12 @@ pub struct ClusterPlan {
     by_address: HashMap<SocketAddr, EndpointIx>,
     rules: RuleIndex,
     /// For tunnels and for requests; see [`ClusterPlan::learns_by`].
-    learns_by: [Option<Policy>; 2],
+    learns_by: [Box<[Policy]>; 2],
+    /// What sums had to be corrected for when this was built.
+    unsettled: u64,
     plans: ArcSwap<HashMap<ClassKey, Arc<Plan>>>,
-    compiling: Mutex<()>,
+    /// What the plans have in common, and the right to compile another one.
+    compiling: Mutex<CandidateSets>,
 }
 
 impl ClusterPlan {
@@ -93,11 +97,12 @@ impl ClusterPlan {
             configured_weights,
             rules: RuleIndex::new(&view.steering.rules),
             learns_by: [Kind::Tunnel, Kind::Request].map(|kind| learns_by(config, kind)),
+            unsettled: view.unsettled(),
             view,
             tls,
             keys,
             plans: ArcSwap::default(),
-            compiling: Mutex::new(()),
+            compiling: Mutex::default(),
         }
     }
 
@@ -107,6 +112,12 @@ impl ClusterPlan {
             && self.members.iter().zip(&other.members).all(|(a, b)| Arc::ptr_eq(a, b))
             && self.view.endpoints.iter().zip(&other.view.endpoints).all(|(a, b)| picks_alike(a, b))
             && self.view.localities.iter().zip(&other.view.localities).all(|(a, b)| steers_alike(a, b))
+            && self.unsettled == other.unsettled
+    }
+
+    /// Whether sums are corrected for leases that no sum has, so that plans are to be compiled anew until those are gone.
+    pub fn is_settling(&self) -> bool {
+        self.unsettled > 0
     }
 
     /// Whether an endpoint is in its slow start, so that plans are to be compiled anew for a while.
@@ -161,8 +172,11 @@ impl ClusterPlan {
         if self.config.rules != before.config.rules {
             return;
         }
-        let plans = before.plans.load().keys().map(|key| (*key, Arc::new(self.compile(*key)))).collect();
-        self.plans.store(Arc::new(plans));
+        let mut compiler = Compiler::new(&self.view);
+        let known = before.plans.load();
+        let plans = known.keys().map(|key| (*key, Arc::new(self.compile(*key, &mut compiler))));
+        self.plans.store(Arc::new(plans.collect()));
+        *self.compiling() = compiler.into_sets();
     }
 
     pub fn pick(&self, client: &Client, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Result<Pick, NoPick> {
@@ -199,10 +213,21 @@ impl ClusterPlan {
         if plans.len() < MAX_CLASSES || plans.contains_key(&key) { key } else { (rule, client.coarse_cell()) }
     }
 
-    /// The policy that has to be told of latencies, if there is one: that of the cluster, or else of the first rule that
-    /// goes by latency. What an endpoint took is told by all clients, also by those whose own policy does not ask.
-    pub fn learns_by(&self, kind: Kind) -> Option<Policy> {
-        let [tunnels, requests] = self.learns_by;
+    /// What a client of this kind met on its arrival at an endpoint, itself included; `None` if no policy asks.
+    pub fn in_flight(&self, kind: Kind, load: &Load, now: Tick) -> Option<u32> {
+        let ages = self.learns_by(kind).iter().map(|policy| policy.report_age().unwrap_or_default());
+        ages.max().map(|report_age| load.in_flight(report_age, now))
+    }
+
+    /// Tells every policy that goes by latency how long an endpoint took.
+    pub fn answered(&self, kind: Kind, load: &Load, answer: Answer, now: Tick) {
+        self.learns_by(kind).iter().for_each(|policy| load.answered(kind, answer, *policy, now));
+    }
+
+    /// The policies that have to be told of latencies: those of the cluster and of its rules that go by latency, each once.
+    /// What an endpoint took is told by all clients, also by those whose own policy does not ask.
+    fn learns_by(&self, kind: Kind) -> &[Policy] {
+        let [tunnels, requests] = &self.learns_by;
         match kind {
             Kind::Tunnel => tunnels,
             Kind::Request => requests,
@@ -240,21 +265,27 @@ impl ClusterPlan {
     /// The first client of a class pays for its compilation, once; the map is copied, so readers never wait.
     #[cold]
     fn compile_and_keep(&self, key: ClassKey) -> Arc<Plan> {
-        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sets = self.compiling();
         let plans = self.plans.load_full();
         if let Some(plan) = plans.get(&key) {
             return plan.clone();
         }
-        let plan = Arc::new(self.compile(key));
+        let mut compiler = Compiler::resume(&self.view, std::mem::take(&mut *sets));
+        let plan = Arc::new(self.compile(key, &mut compiler));
+        *sets = compiler.into_sets();
         let mut plans = HashMap::clone(&plans);
         plans.insert(key, plan.clone());
         self.plans.store(Arc::new(plans));
         plan
     }
 
-    fn compile(&self, (rule, cell): ClassKey) -> Plan {
+    fn compiling(&self) -> MutexGuard<'_, CandidateSets> {
+        self.compiling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compile(&self, (rule, cell): ClassKey, compiler: &mut Compiler<'_>) -> Plan {
         let distances = self.distances_km(cell);
-        compile(&self.view, &ClassView { rule: rule.map(usize::from), distances_km: &distances })
+        compiler.compile(&ClassView { rule: rule.map(usize::from), distances_km: &distances })
     }
 
     fn distances_km(&self, cell: class::Cell) -> Vec<Option<f64>> {
@@ -264,13 +295,20 @@ impl ClusterPlan {
     }
 }
 
-fn learns_by(config: &config::Cluster, kind: Kind) -> Option<Policy> {
+fn learns_by(config: &config::Cluster, kind: Kind) -> Box<[Policy]> {
     let (of_cluster, of_rule): (_, fn(&policies::Rule) -> Option<Policy>) = match kind {
         Kind::Tunnel => (config.policy, |rule| rule.policy),
         Kind::Request => (config.request_policy, |rule| rule.request_policy),
     };
     let of_rules = config.rules.iter().filter_map(|rule| of_rule(&rule.terms));
-    std::iter::once(of_cluster).chain(of_rules).find(|policy| policy.latency().is_some())
+    let mut learning: Vec<Policy> = Vec::new();
+    for policy in std::iter::once(of_cluster).chain(of_rules).filter(|policy| policy.latency().is_some()) {
+        // The parameters are the cluster's, so two of one kind are the same.
+        if !learning.contains(&policy) {
+            learning.push(policy);
+        }
+    }
+    learning.into()
 }
 
 fn steering(config: &config::Cluster) -> Steering {
@@ -290,13 +328,14 @@ fn members(
     now: Tick,
 ) -> (Vec<Arc<EndpointState>>, Vec<Weight>, Vec<Endpoint>) {
     let mut members: Vec<Arc<EndpointState>> = Vec::new();
+    let mut known = HashSet::new();
     let mut configured_weights = Vec::new();
     let mut endpoints = Vec::new();
     for (locality, ix) in config.localities.iter().zip(0u16..) {
         for configured in &locality.endpoints {
             for address in state.addresses(&configured.address) {
                 // Two names may resolve to one address: the first one has it.
-                if members.iter().any(|member| member.address == address) {
+                if !known.insert(address) {
                     continue;
                 }
                 let member = state.endpoint(address, &configured.address, &config.health, now);
@@ -306,6 +345,7 @@ fn members(
                     name: label(configured, address),
                     locality: policies::LocalityIx(ix),
                     weight: weight(configured, &member),
+                    table_weight: Some(configured.weight),
                     max_connections: member.agent_max_connections().or(configured.max_connections),
                     accept_rate: configured.accept_rate,
                     ramp: config.slow_start.ramp(member.up_since(), now),
@@ -378,8 +418,9 @@ fn share(locality: &config::Locality, state: &ClusterState) -> Share {
 
 /// Whether picks go to these two alike, what their counts do left aside.
 fn picks_alike(one: &Endpoint, other: &Endpoint) -> bool {
-    let weighed = |it: &Endpoint| (it.standing, it.degraded, it.weight, it.max_connections);
-    weighed(one) == weighed(other) && one.ramp == other.ramp
+    let stands = |it: &Endpoint| (it.locality, it.standing, it.degraded);
+    let weighs = |it: &Endpoint| (it.weight, it.table_weight, it.ramp, it.max_connections, it.accept_rate);
+    stands(one) == stands(other) && weighs(one) == weighs(other) && one.name == other.name
 }
 
 fn steers_alike(one: &Locality, other: &Locality) -> bool {
@@ -435,10 +476,13 @@ mod tests {
             );
             let config = load_text("t.toml", &text, OpenFiles::No).unwrap().config;
             let plan = offline(&config, ClusterIx(0));
-            [Kind::Tunnel, Kind::Request].map(|kind| plan.learns_by(kind).map(Policy::as_str))
+            let names = |kind| plan.learns_by(kind).iter().map(|policy| policy.as_str()).collect::<Vec<_>>();
+            [names(Kind::Tunnel), names(Kind::Request)]
         };
-        assert_eq!(learns_by(""), [None, None]);
-        assert_eq!(learns_by("request-policy = \"peak-ewma\""), [None, Some("peak-ewma")]);
-        assert_eq!(learns_by("policy = \"prequal\""), [Some("prequal"), None]);
+        assert_eq!(learns_by(""), [Vec::<&str>::new(), vec![]]);
+        assert_eq!(learns_by("request-policy = \"peak-ewma\""), [vec![], vec!["peak-ewma"]]);
+        assert_eq!(learns_by("policy = \"prequal\""), [vec!["prequal"], vec![]]);
+        let both = "policy = \"prequal\"\n[clusters.im]\npolicy = \"peak-ewma\"";
+        assert_eq!(learns_by(both), [vec!["peak-ewma", "prequal"], vec![]]);
     }
 }

@@ -11,7 +11,7 @@ use pingora::protocols::{Digest, TcpKeepalive};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use policies::{Answer, Failure, Kind as PickKind, Policy, Retry, Tick, Tried};
+use policies::{Answer, Failure, Kind as PickKind, Retry, Tick, Tried};
 
 use super::forwarded::{Forwarding, X_REQUEST_ID};
 use super::{Connection, answer};
@@ -51,7 +51,6 @@ pub struct Passage {
 
 /// What is measured of a request, where the policy goes by latency.
 struct Sent {
-    policy: Policy,
     at: Tick,
     in_flight: u32,
 }
@@ -318,11 +317,11 @@ impl Passage {
     /// Tells the policy how long the endpoint took to answer, once for each try. The head counts: how long a body takes
     /// may be the client's doing.
     fn endpoint_answered(&mut self, failed: bool) {
-        let (Some(sent), Some(begun)) = (self.sent.take(), &self.begun) else { return };
+        let (Some(sent), Some(begun), Some(cluster)) = (self.sent.take(), &self.begun, &self.cluster) else { return };
         let now = begun.connection.worker.state.clock.now();
         if let Some(picked) = &begun.trip.picked {
             let answer = Answer { took: now.since(sent.at), failed, in_flight: sent.in_flight };
-            picked.lease.load().answered(answer, sent.policy, now);
+            cluster.answered(PickKind::Request, picked.lease.load(), answer, now);
         }
     }
 
@@ -419,10 +418,9 @@ impl Passage {
 
 impl Sent {
     fn now(state: &State, cluster: &ClusterPlan, picked: &Picked) -> Option<Sent> {
-        let policy = cluster.learns_by(PickKind::Request)?;
         let at = state.clock.now();
-        let report_age = policy.report_age().unwrap_or_default();
-        Some(Sent { policy, at, in_flight: picked.lease.load().in_flight(report_age, at) })
+        let in_flight = cluster.in_flight(PickKind::Request, picked.lease.load(), at)?;
+        Some(Sent { at, in_flight })
     }
 }
 
