@@ -93,7 +93,7 @@ fn mean_time() -> Figure {
         "Time in queues",
         "Requests come at random, each server serves one at a time, and what counts is the mean time from arrival to answer, in \
          mean times of a service. Closed forms for infinitely many servers (Mitzenmacher, \"The Power of Two Choices in \
-         Randomized Load Balancing\", IEEE TPDS 12, 2001), and in parentheses 200 simulated ones; the tests allow 4 to 8 %, and \
+         Randomized Load Balancing\", IEEE TPDS 12, 2001), and in parentheses 200 simulated ones; the tests allow 6 to 10 %, and \
          20 % for one choice at 0.9, where chance is large. `policies/tests/simulation/queues.rs`",
         "| load | random | 2 choices | 3 choices | 5 choices |\n|---|---|---|---|---|",
         rows,

@@ -74,11 +74,12 @@ pub(crate) fn run(scenario: &Scenario, seconds: u32) -> Outcome {
         while next < end {
             tunnels.leave(next);
             let until = next + exponential(LIFETIME, &mut edge.dice);
-            // Nobody is refused: the others have room whatever their accept rate is here.
-            let pick = edge.must_pick(None, next);
             came += 1.0;
-            here += f64::from(u8::from(place(&pick) == 0));
-            tunnels.add(pick, until);
+            // With accept rates a crowd of chance finds everybody early. Whoever is refused is gone.
+            if let Ok(pick) = edge.pick(None, next) {
+                here += f64::from(u8::from(place(&pick) == 0));
+                tunnels.add(pick, until);
+            }
             next += exponential(LIFETIME / CLIENTS / scenario.rush, &mut edge.dice);
         }
         outcome.shares.push(here / came.max(1.0));

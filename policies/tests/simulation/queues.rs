@@ -191,39 +191,44 @@ mod tests {
         run(policy, knowledge, &Scenario { servers: 100, load, time, seed: seed.get() }).mean_time
     }
 
-    /// With a hundred servers the paper's own simulations are 0.1 % (λ = 0.5) to 2.5 % (0.95) above the limit with two
-    /// choices. Finite time adds its noise; with one choice queues of servers do not know of each other, and vary most.
+    /// Finite systems are a little above the limit, the more the fuller they are: here 0 to 5 %. Finite time adds its noise, most
+    /// of it with one choice, where queues of servers do not know of each other.
     #[track_caller]
     fn check(choices: u8, load: f64, time: f64, tolerance: f64) {
         let seed = Seed::of_this_run();
-        let scenario = Scenario { servers: 100, load, time, seed: seed.get() };
+        let scenario = Scenario { servers: 200, load, time, seed: seed.get() };
         let got = run(best_of(choices), Knowledge::Live, &scenario);
         let want = limit(choices, got.load);
-        assert!((got.mean_time / want - 1.0).abs() < tolerance, "{choices} choices: {got:.3?}, and {want} expected");
+        assert!(
+            (got.mean_time / want - 1.0).abs() < tolerance,
+            "{choices} choices, load {}: {}, and {want} expected",
+            got.load,
+            got.mean_time
+        );
     }
 
     #[test]
     fn with_one_choice_a_request_takes_as_long_as_in_a_single_queue() {
-        check(1, 0.5, 600.0, 0.05);
-        check(1, 0.7, 900.0, 0.08);
-        check(1, 0.9, 3000.0, 0.2);
+        check(1, 0.5, 300.0, 0.06);
+        check(1, 0.7, 500.0, 0.1);
+        check(1, 0.9, 1500.0, 0.2);
     }
 
     #[test]
     fn with_two_choices_it_takes_exponentially_less() {
-        check(2, 0.5, 500.0, 0.05);
-        check(2, 0.7, 800.0, 0.05);
-        check(2, 0.9, 1500.0, 0.06);
-        check(2, 0.95, 2500.0, 0.08);
+        check(2, 0.5, 300.0, 0.06);
+        check(2, 0.7, 400.0, 0.06);
+        check(2, 0.9, 800.0, 0.08);
+        check(2, 0.95, 1500.0, 0.1);
     }
 
     #[test]
     fn with_three_and_with_five_choices_a_constant_factor_less() {
         for choices in [3, 5] {
-            check(choices, 0.5, 500.0, 0.05);
-            check(choices, 0.7, 800.0, 0.05);
-            check(choices, 0.9, 1200.0, 0.06);
-            check(choices, 0.95, 1800.0, 0.08);
+            check(choices, 0.5, 300.0, 0.06);
+            check(choices, 0.7, 400.0, 0.06);
+            check(choices, 0.9, 700.0, 0.08);
+            check(choices, 0.95, 1000.0, 0.1);
         }
     }
 
