@@ -174,9 +174,15 @@ pub fn name_unresolved(state: &State, cluster: &str, host: &str, error: &str, fa
     }
 }
 
-pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize) {
+/// An answer has lost more addresses than `dns.max-loss` allows: it is held back, or believed because it came again and
+/// again.
+pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize, believed: bool) {
     state.metrics.alarm("dns-answer-shrank");
-    warn!(cluster, host, before, now, "endpoint name has lost most of its addresses; the answer before stays for now");
+    if believed {
+        warn!(cluster, host, before, now, "endpoint name has lost too many addresses again and again: believed");
+    } else {
+        warn!(cluster, host, before, now, "endpoint name has lost too many addresses; the answer before stays for now");
+    }
 }
 
 pub fn name_resolved(state: &State, cluster: &str, host: &str, addresses: &[IpAddr]) {
