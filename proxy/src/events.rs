@@ -93,16 +93,16 @@ pub fn degraded_changed(state: &State, endpoint: &EndpointState) {
 /// Said once a minute at most: every probe of every endpoint meets the same.
 pub fn cannot_probe(state: &State, error: &dyn std::fmt::Display) {
     state.metrics.alarm("cannot-probe");
-    if state.says_again("cannot-probe") {
+    if state.says_again("cannot-probe", "") {
         error!(%error, "endpoints cannot be probed, and keep their standing: the fault is here");
     }
 }
 
-/// A word of an agent that is not known is said once a minute at most.
+/// A word of an agent that is not known is said once a minute for each cluster at most.
 pub fn agent_heard(state: &State, endpoint: &EndpointState, unclear: Option<&str>) {
     state.metrics.agent_checked(&endpoint.cluster, if unclear.is_some() { "unclear" } else { "ok" });
     if let Some(word) = unclear
-        && state.says_again("agent-unclear")
+        && state.says_again("agent-unclear", &endpoint.cluster)
     {
         warn!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, word, "agent says a word that is not known");
     }
@@ -144,10 +144,10 @@ pub fn endpoint_returned(endpoint: &EndpointState, after: Duration, early: bool)
 }
 
 /// An outlier stays: the share that may be ejected is reached, or it is the last that takes clients. Said once a minute
-/// at most: when many fail together, each is spared again and again.
+/// for each cluster at most: when many fail together, each is spared again and again.
 pub fn outlier_spared(state: &State, endpoint: &EndpointState, cause: &Cause) {
     state.metrics.outlier_spared(&endpoint.cluster, cause.as_str());
-    if state.says_again("outlier-spared") {
+    if state.says_again("outlier-spared", &endpoint.cluster) {
         let (cluster, endpoint) = (&*endpoint.cluster, endpoint.address);
         warn!(cluster, %endpoint, reason = %cause, "endpoint is an outlier and stays: no more may be ejected");
     }
@@ -156,7 +156,7 @@ pub fn outlier_spared(state: &State, endpoint: &EndpointState, cause: &Cause) {
 /// A client whose try failed gets another one, or does not because the retry budget is used up.
 pub fn tried_again(state: &State, cluster: &str, allowed: bool) {
     state.metrics.tried_again(cluster, allowed);
-    if !allowed && state.says_again("retry-budget") {
+    if !allowed && state.says_again("retry-budget", cluster) {
         warn!(cluster, "retry budget is used up: clients whose first endpoint fails get no second one");
     }
 }
