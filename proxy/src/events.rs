@@ -108,9 +108,25 @@ pub fn agent_heard(state: &State, endpoint: &EndpointState, unclear: Option<&str
     }
 }
 
-pub fn agent_failed(state: &State, endpoint: &EndpointState, error: &dyn std::fmt::Display) {
+/// One missing answer is nothing; so many in a row are a wrong port, or an agent that nobody started.
+const AGENT_IS_SILENT: u32 = 10;
+
+/// An agent has not answered, for the `in_a_row`th time. Many of those are said once, and once more when it is back.
+pub fn agent_failed(state: &State, endpoint: &EndpointState, error: &dyn std::fmt::Display, in_a_row: u32) {
     state.metrics.agent_checked(&endpoint.cluster, "failed");
-    debug!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, %error, "agent does not answer");
+    let (cluster, endpoint) = (&*endpoint.cluster, endpoint.address);
+    if in_a_row == AGENT_IS_SILENT {
+        warn!(cluster, %endpoint, %error, in_a_row, "agent has not answered for a while; what it said last holds");
+    } else {
+        debug!(cluster, %endpoint, %error, in_a_row, "agent does not answer");
+    }
+}
+
+/// An agent answers, after so many questions without an answer.
+pub fn agent_answers(endpoint: &EndpointState, unanswered: u32) {
+    if unanswered >= AGENT_IS_SILENT {
+        info!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, unanswered, "agent answers again");
+    }
 }
 
 pub fn agent_limits_changed(endpoint: &EndpointState) {
