@@ -248,8 +248,13 @@ async fn maintenance_and_down_of_an_agent_let_tunnels_stay() {
     let down = edge.wait_for_standing(a, "down").await;
     assert_eq!(down["reason"], "down: disk is full", "{down}");
     wait_until_picks_know(&edge, "im", a, "down").await;
+    let address = a.to_string();
+    let why = |reason| [("endpoint", address.as_str()), ("source", "agent"), ("reason", reason)];
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("down")).await, Some(1.0));
     pair.agents[0].says("maint\n");
     edge.wait_for_standing(a, "maintenance").await;
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("down")).await, None);
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("maintenance")).await, Some(1.0));
     wait_until_picks_know(&edge, "im", a, "maintenance").await;
     let mut clients = Vec::new();
     for _ in 0..4 {
