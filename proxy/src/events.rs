@@ -93,24 +93,40 @@ pub fn degraded_changed(state: &State, endpoint: &EndpointState) {
 /// Said once a minute at most: every probe of every endpoint meets the same.
 pub fn cannot_probe(state: &State, error: &dyn std::fmt::Display) {
     state.metrics.alarm("cannot-probe");
-    if state.says_again("cannot-probe") {
+    if state.says_again("cannot-probe", "") {
         error!(%error, "endpoints cannot be probed, and keep their standing: the fault is here");
     }
 }
 
-/// A word of an agent that is not known is said once a minute at most.
+/// A word of an agent that is not known is said once a minute for each cluster at most.
 pub fn agent_heard(state: &State, endpoint: &EndpointState, unclear: Option<&str>) {
     state.metrics.agent_checked(&endpoint.cluster, if unclear.is_some() { "unclear" } else { "ok" });
     if let Some(word) = unclear
-        && state.says_again("agent-unclear")
+        && state.says_again("agent-unclear", &endpoint.cluster)
     {
         warn!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, word, "agent says a word that is not known");
     }
 }
 
-pub fn agent_failed(state: &State, endpoint: &EndpointState, error: &dyn std::fmt::Display) {
+/// One missing answer is nothing; so many in a row are a wrong port, or an agent that nobody started.
+const AGENT_IS_SILENT: u32 = 10;
+
+/// An agent has not answered, for the `in_a_row`th time. Many of those are said once, and once more when it is back.
+pub fn agent_failed(state: &State, endpoint: &EndpointState, error: &dyn std::fmt::Display, in_a_row: u32) {
     state.metrics.agent_checked(&endpoint.cluster, "failed");
-    debug!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, %error, "agent does not answer");
+    let (cluster, endpoint) = (&*endpoint.cluster, endpoint.address);
+    if in_a_row == AGENT_IS_SILENT {
+        warn!(cluster, %endpoint, %error, in_a_row, "agent has not answered for a while; what it said last holds");
+    } else {
+        debug!(cluster, %endpoint, %error, in_a_row, "agent does not answer");
+    }
+}
+
+/// An agent answers, after so many questions without an answer.
+pub fn agent_answers(endpoint: &EndpointState, unanswered: u32) {
+    if unanswered >= AGENT_IS_SILENT {
+        info!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, unanswered, "agent answers again");
+    }
 }
 
 pub fn agent_limits_changed(endpoint: &EndpointState) {
@@ -144,10 +160,10 @@ pub fn endpoint_returned(endpoint: &EndpointState, after: Duration, early: bool)
 }
 
 /// An outlier stays: the share that may be ejected is reached, or it is the last that takes clients. Said once a minute
-/// at most: when many fail together, each is spared again and again.
+/// for each cluster at most: when many fail together, each is spared again and again.
 pub fn outlier_spared(state: &State, endpoint: &EndpointState, cause: &Cause) {
     state.metrics.outlier_spared(&endpoint.cluster, cause.as_str());
-    if state.says_again("outlier-spared") {
+    if state.says_again("outlier-spared", &endpoint.cluster) {
         let (cluster, endpoint) = (&*endpoint.cluster, endpoint.address);
         warn!(cluster, %endpoint, reason = %cause, "endpoint is an outlier and stays: no more may be ejected");
     }
@@ -156,7 +172,7 @@ pub fn outlier_spared(state: &State, endpoint: &EndpointState, cause: &Cause) {
 /// A client whose try failed gets another one, or does not because the retry budget is used up.
 pub fn tried_again(state: &State, cluster: &str, allowed: bool) {
     state.metrics.tried_again(cluster, allowed);
-    if !allowed && state.says_again("retry-budget") {
+    if !allowed && state.says_again("retry-budget", cluster) {
         warn!(cluster, "retry budget is used up: clients whose first endpoint fails get no second one");
     }
 }
@@ -174,9 +190,15 @@ pub fn name_unresolved(state: &State, cluster: &str, host: &str, error: &str, fa
     }
 }
 
-pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize) {
+/// An answer has lost more addresses than `dns.max-loss` allows: it is held back, or believed because it came again and
+/// again.
+pub fn answer_shrank(state: &State, cluster: &str, host: &str, before: usize, now: usize, believed: bool) {
     state.metrics.alarm("dns-answer-shrank");
-    warn!(cluster, host, before, now, "endpoint name has lost most of its addresses; the answer before stays for now");
+    if believed {
+        warn!(cluster, host, before, now, "endpoint name has lost too many addresses again and again: believed");
+    } else {
+        warn!(cluster, host, before, now, "endpoint name has lost too many addresses; the answer before stays for now");
+    }
 }
 
 pub fn name_resolved(state: &State, cluster: &str, host: &str, addresses: &[IpAddr]) {

@@ -14,7 +14,7 @@ use policies::Standing;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::cluster::votes::Votes;
+use crate::cluster::votes::{Source, Votes};
 use crate::config::Name;
 use crate::events;
 use crate::listener::ListenerSlot;
@@ -79,11 +79,12 @@ pub struct Order {
 }
 
 /// Why the tunnels of an endpoint with these votes should leave it, if they should. A removed endpoint has its order
-/// already; one in maintenance keeps its tunnels until somebody drains it.
+/// already; one in maintenance keeps its tunnels until an operator drains it, whatever its agent says of new clients.
 pub fn reason_to_leave(votes: &Votes, cut_on_down: bool) -> Option<LeaveReason> {
     match votes.standing() {
         _ if votes.is_removed() => None,
         Standing::Draining => Some(LeaveReason::EndpointDraining),
+        _ if votes.of(Source::Operator).standing == Standing::Draining => Some(LeaveReason::EndpointDraining),
         _ if cut_on_down && votes.has(Standing::Down) => Some(LeaveReason::EndpointDown),
         _ => None,
     }
@@ -196,7 +197,6 @@ fn unasked(registry: &Registry, who: &Who) -> VecDeque<Weak<Entry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::votes::Source;
     use policies::Tick;
 
     #[test]
@@ -215,6 +215,9 @@ mod tests {
         check(&[(Source::Operator, Standing::Maintenance)], None, None);
         check(&[(Source::Operator, Standing::Maintenance), (Source::Probes, Standing::Down)], None, down);
         check(&[(Source::Operator, Standing::Draining), (Source::Probes, Standing::Down)], draining, draining);
+        let by_agent = (Source::Agent, Standing::Maintenance);
+        check(&[by_agent, (Source::Operator, Standing::Draining)], draining, draining);
+        check(&[(Source::Operator, Standing::Maintenance), (Source::Agent, Standing::Draining)], None, None);
         check(&[(Source::Membership, Standing::Draining)], None, None);
     }
 }

@@ -41,7 +41,8 @@ pub struct State {
     pub outlier_due: Notify,
     clusters: Mutex<BTreeMap<Name, Arc<ClusterState>>>,
     last_reload: Mutex<ReloadResult>,
-    said: Mutex<BTreeMap<&'static str, Instant>>,
+    /// What was said lately, and of whom.
+    said: Mutex<BTreeMap<&'static str, BTreeMap<Box<str>, Instant>>>,
     addresses: Mutex<BTreeMap<String, Vec<String>>>,
     /// Snapshots that connections of removed listeners are served by until they have left.
     retired: Mutex<BTreeMap<ListenerSlot, Arc<Snapshot>>>,
@@ -125,13 +126,16 @@ impl State {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// Whether a line that would come again and again is to be said now: once a minute.
-    pub fn says_again(&self, what: &'static str) -> bool {
+    /// Whether a line that would come again and again is to be said now of this one, mostly a cluster: once a minute.
+    pub fn says_again(&self, what: &'static str, of: &str) -> bool {
         const PAUSE: Duration = Duration::from_secs(60);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = said.get(what).is_none_or(|last| last.elapsed() >= PAUSE);
+        let said = said.entry(what).or_default();
+        let due = said.get(of).is_none_or(|last| last.elapsed() >= PAUSE);
         if due {
-            said.insert(what, Instant::now());
+            // Clusters come and go, and are not remembered for it.
+            said.retain(|_, last| last.elapsed() < PAUSE);
+            said.insert(of.into(), Instant::now());
         }
         due
     }
@@ -238,6 +242,15 @@ pub(crate) mod tests {
             20_000,
             BTreeMap::new(),
         ))
+    }
+
+    #[test]
+    fn a_line_about_one_cluster_does_not_hide_that_of_another() {
+        let state = state();
+        assert!(state.says_again("retry-budget", "im"));
+        assert!(state.says_again("retry-budget", "web"));
+        assert!(state.says_again("outlier-spared", "im"));
+        assert!(!state.says_again("retry-budget", "im") && !state.says_again("retry-budget", "web"));
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn endpoint(
         "agent": {
             "weight_percent": member.agent_weight_percent(),
             "max_connections": member.agent_max_connections(),
+            "answered_seconds_ago": member.agent_answered().map(|at| now.since(at).as_secs_f64()),
         },
         "failures_in_a_row": failures_in_a_row(member),
         "ejections_in_a_row": member.outlier.ejection().in_a_row,

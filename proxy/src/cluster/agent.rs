@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use self::line::{Administration, Line, MaxConnections, Operation};
 use super::EndpointState;
+use super::endpoint::AgentChanges;
 use crate::config::AgentCheck;
 use crate::events;
 use crate::snapshot::Snapshot;
@@ -33,7 +34,7 @@ const JITTER: f64 = 0.2;
 /// What an agent has said so far, all lines taken together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Said {
-    /// Of the configured weight; 0 drains.
+    /// Of the configured weight; 0 takes the endpoint out of balancing.
     pub weight_percent: Option<u16>,
     /// In place of the configured limit.
     pub max_connections: Option<NonZeroU32>,
@@ -59,11 +60,14 @@ impl Said {
     }
 
     /// The agent's one vote, and its reason. A wish comes before a failure, as among the votes of several sources.
+    ///
+    /// A weight of zero takes a server out of HAProxy's farm (its manual, section 5.2): nothing new comes to it, not even
+    /// when no other server is left, and whoever is on it stays. That is what maintenance is here.
     pub fn vote(&self) -> (Standing, &str) {
         match (self.administration, self.weight_percent, &self.down) {
             (Administration::Maint, ..) => (Standing::Maintenance, "maint"),
             (Administration::Drain, ..) => (Standing::Draining, "drain"),
-            (_, Some(0), _) => (Standing::Draining, "weight 0%"),
+            (_, Some(0), _) => (Standing::Maintenance, "weight 0%"),
             (_, _, Some(reason)) => (Standing::Down, reason),
             _ => (Standing::Up, "ready"),
         }
@@ -82,8 +86,9 @@ struct Running {
 }
 
 impl Agents {
-    /// Starts, keeps and stops questions so that they fit the snapshot. What an agent said is forgotten when its
-    /// cluster has no agents any more.
+    /// Starts, keeps and stops questions so that they fit the snapshot. What an agent said is forgotten where its
+    /// cluster has no agents any more, also by an endpoint that was not in the cluster when they went: its tunnels keep it
+    /// known, and it may come back.
     pub fn fit(&mut self, state: &Arc<State>, snapshot: &Snapshot) {
         let mut wanted = HashMap::new();
         for cluster in &snapshot.clusters {
@@ -91,8 +96,7 @@ impl Agents {
                 let key = (member.cluster.clone(), member.address);
                 match &cluster.config.agent_check {
                     Some(settings) => _ = wanted.insert(key, (settings, member)),
-                    None if self.running.contains_key(&key) => forget(state, member),
-                    None => {}
+                    None => forget(state, member),
                 }
             }
         }
@@ -115,11 +119,21 @@ impl Drop for Agents {
     }
 }
 
+/// Told only when something changes by it: what follows from that comes back here.
 fn forget(state: &State, member: &EndpointState) {
-    if member.agent_withdrawn(state.clock.now()) {
-        events::standing_changed(state, member);
+    tell(state, member, member.agent_withdrawn(state.clock.now()));
+}
+
+fn tell(state: &State, endpoint: &EndpointState, changes: AgentChanges) {
+    if changes.limits {
+        events::agent_limits_changed(endpoint);
     }
-    state.steering_changed.notify_one();
+    if changes.standing {
+        events::standing_changed(state, endpoint);
+    }
+    if changes.limits || changes.standing {
+        state.steering_changed.notify_one();
+    }
 }
 
 fn start(state: &Arc<State>, settings: &AgentCheck, member: &Arc<EndpointState>) -> Running {
@@ -136,12 +150,18 @@ struct Asker {
 
 impl Asker {
     async fn run(self) {
+        let mut unanswered: u32 = 0;
         loop {
             let started = Instant::now();
-            match timeout(self.settings.timeout, self.ask()).await {
-                Ok(Ok(line)) => self.heard(&Line::parse(&line)),
-                Ok(Err(error)) => events::agent_failed(&self.state, &self.endpoint, &error),
-                Err(elapsed) => events::agent_failed(&self.state, &self.endpoint, &elapsed),
+            match timeout(self.settings.timeout, self.ask()).await.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+                Ok(line) => {
+                    events::agent_answers(&self.endpoint, std::mem::take(&mut unanswered));
+                    self.heard(&Line::parse(&line));
+                }
+                Err(error) => {
+                    unanswered = unanswered.saturating_add(1);
+                    events::agent_failed(&self.state, &self.endpoint, &error, unanswered);
+                }
             }
             tokio::time::sleep_until(started + self.pause()).await;
         }
@@ -162,16 +182,7 @@ impl Asker {
 
     fn heard(&self, line: &Line) {
         events::agent_heard(&self.state, &self.endpoint, line.unclear.as_deref());
-        let changes = self.endpoint.agent_said(line, self.state.clock.now());
-        if changes.limits {
-            events::agent_limits_changed(&self.endpoint);
-        }
-        if changes.standing {
-            events::standing_changed(&self.state, &self.endpoint);
-        }
-        if changes.limits || changes.standing {
-            self.state.steering_changed.notify_one();
-        }
+        tell(&self.state, &self.endpoint, self.endpoint.agent_said(line, self.state.clock.now()));
     }
 
     fn pause(&self) -> Duration {
@@ -205,7 +216,8 @@ mod tests {
         check(&["maint", "ready"], Standing::Up);
         check(&["fail", "ready"], Standing::Down);
         check(&["fail", "up"], Standing::Up);
-        check(&["0%", "ready up"], Standing::Draining);
+        check(&["0%", "ready up"], Standing::Maintenance);
+        check(&["0% down", "ready"], Standing::Maintenance);
         check(&["0%", "1%"], Standing::Up);
         check(&["drain down", ""], Standing::Draining);
     }

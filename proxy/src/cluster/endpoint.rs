@@ -43,6 +43,8 @@ struct Known {
     /// probes.
     fell: bool,
     agent: Said,
+    /// When the agent answered last.
+    agent_answered: Option<Tick>,
     /// Why its tunnels are asked to leave, if they are.
     leaving: Option<LeaveReason>,
     /// What an operator set by hand.
@@ -111,6 +113,7 @@ impl EndpointState {
                 up_since: None,
                 fell: false,
                 agent: Said::default(),
+                agent_answered: None,
                 leaving: None,
                 overrides: Overrides::default(),
                 rtt: Rtts::default(),
@@ -156,16 +159,22 @@ impl EndpointState {
 
     /// The agent has said something; it counts until it says otherwise.
     pub fn agent_said(&self, line: &Line, now: Tick) -> AgentChanges {
-        self.agent_is(now, |agent| agent.hear(line))
+        self.agent_is(Some(now), now, |agent| agent.hear(line))
     }
 
-    /// There is no agent any more: what it said no longer counts. True when the standing changed by it.
-    pub fn agent_withdrawn(&self, now: Tick) -> bool {
-        self.agent_is(now, |agent| *agent = Said::default()).standing
+    /// There is no agent any more: what it said no longer counts.
+    pub fn agent_withdrawn(&self, now: Tick) -> AgentChanges {
+        self.agent_is(None, now, |agent| *agent = Said::default())
     }
 
-    fn agent_is(&self, now: Tick, change: impl FnOnce(&mut Said)) -> AgentChanges {
+    /// When the agent answered last, whatever it said. `None`: never, or there is none.
+    pub fn agent_answered(&self) -> Option<Tick> {
+        self.known().agent_answered
+    }
+
+    fn agent_is(&self, answered: Option<Tick>, now: Tick, change: impl FnOnce(&mut Said)) -> AgentChanges {
         let mut known = self.known();
+        known.agent_answered = answered;
         let Known { agent, votes, .. } = &mut *known;
         let (standing, limits) = (votes.standing(), (agent.weight_percent, agent.max_connections));
         change(agent);

@@ -110,7 +110,10 @@ fn apply(state: &State, endpoint: &EndpointState, event: &OutlierEvent, now: Tic
             events::endpoint_ejected(state, endpoint, cause, *rest, *nth);
             let reason = format!("ejected: {cause}");
             let until = Tick(now.0.saturating_add(*rest));
-            endpoint.vote(|votes| votes.cast_until(Source::Outlier, Standing::Suspect, &reason, now, until))
+            endpoint.vote(|votes| {
+                votes.cast_until(Source::Outlier, Standing::Suspect, &reason, now, until);
+                votes.classify(Source::Outlier, cause.as_str());
+            })
         }
         OutlierEvent::Returned { after, early } => {
             events::endpoint_returned(endpoint, *after, *early);

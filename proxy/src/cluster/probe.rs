@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
+use super::votes::Source;
 use super::{ClusterPlan, EndpointState};
 use crate::config::{Health, Probe};
 use crate::events;
@@ -137,7 +138,10 @@ impl Prober {
             Ok(_) => self.endpoint.vote(|votes| votes.probe_succeeded(self.health.rise, now)),
             Err(error) => {
                 self.endpoint.probe_failed(now);
-                self.endpoint.vote(|votes| votes.probe_failed(&error.to_string(), self.health.fall, now))
+                self.endpoint.vote(|votes| {
+                    votes.probe_failed(&error.to_string(), self.health.fall, now);
+                    votes.classify(Source::Probes, error.kind());
+                })
             }
         };
         self.state.metrics.probed(&self.endpoint.cluster, result.is_ok());
@@ -230,6 +234,26 @@ enum ProbeError {
 }
 
 impl ProbeError {
+    /// The word that metrics see.
+    fn kind(&self) -> &'static str {
+        match self {
+            ProbeError::TimedOut(_) => "timed-out",
+            ProbeError::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "refused",
+            ProbeError::Connect(_) => "cannot-connect",
+            ProbeError::Tls(_) => "tls",
+            ProbeError::Broken(_) => "broken",
+            ProbeError::NotHttp => "not-http",
+            ProbeError::Status(_) => "status",
+            ProbeError::Upgrade(_) => "upgrade",
+            ProbeError::Subprotocol(_) => "subprotocol",
+            ProbeError::NotGrpc(_) => "not-grpc",
+            ProbeError::Grpc(_) => "grpc-status",
+            ProbeError::NotServing(_) => "not-serving",
+            ProbeError::Login(_) => "login-refused",
+            ProbeError::Token { .. } => "token",
+        }
+    }
+
     /// Ours, and not the endpoint's: out of descriptors or ports here, or without a token. No vote, or one edge in
     /// trouble would take its whole fleet down.
     fn is_ours(&self) -> bool {

@@ -74,9 +74,11 @@ impl Lookups {
                 resolver,
                 min_ttl: dns.min_ttl,
                 max_ttl: dns.max_ttl,
-                max_loss_percent: dns.max_loss_percent,
-                believe_after: dns.believe_after,
-                doubts: 0,
+                doubts: Doubts {
+                    max_loss_percent: dns.max_loss_percent,
+                    believe_after: dns.believe_after,
+                    in_a_row: 0,
+                },
             };
             self.running.insert((cluster_name, host), tokio::spawn(lookup.run()).abort_handle());
         }
@@ -137,10 +139,7 @@ struct Lookup {
     resolver: Arc<TokioResolver>,
     min_ttl: Duration,
     max_ttl: Duration,
-    max_loss_percent: u8,
-    believe_after: u32,
-    /// Answers in a row that had lost more than half of the addresses.
-    doubts: u32,
+    doubts: Doubts,
 }
 
 impl Lookup {
@@ -168,7 +167,7 @@ impl Lookup {
     }
 
     fn learn(&mut self, addresses: Vec<IpAddr>) {
-        if addresses.is_empty() || self.is_doubtful(&addresses) {
+        if addresses.is_empty() || !self.believes(&addresses) {
             return;
         }
         if self.cluster.resolved(&self.host, addresses.clone()) {
@@ -177,17 +176,70 @@ impl Lookup {
         }
     }
 
-    /// An answer that has lost most of its addresses may be half an answer (one family timed out, a zone is being
-    /// rewritten): it is believed when it comes again and again.
-    fn is_doubtful(&mut self, addresses: &[IpAddr]) -> bool {
+    fn believes(&mut self, addresses: &[IpAddr]) -> bool {
         let known = self.cluster.known_addresses(&self.host);
-        let lost = known.saturating_sub(addresses.len());
-        if lost * 100 <= known * usize::from(self.max_loss_percent) {
-            self.doubts = 0;
-            return false;
+        let verdict = self.doubts.judge(known, addresses.len());
+        if verdict != Verdict::Fine {
+            let believed = verdict == Verdict::Believed;
+            events::answer_shrank(&self.state, &self.cluster.name, &self.host, known, addresses.len(), believed);
         }
-        self.doubts += 1;
-        events::answer_shrank(&self.state, &self.cluster.name, &self.host, known, addresses.len());
-        self.doubts < self.believe_after
+        verdict != Verdict::HeldBack
+    }
+}
+
+/// An answer that has lost more than `dns.max-loss` of its addresses may be half an answer (one family timed out, a zone
+/// is being rewritten): it is believed when it comes again and again.
+struct Doubts {
+    max_loss_percent: u8,
+    believe_after: u32,
+    /// Answers in a row that had lost too many, since the last one that was believed.
+    in_a_row: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    HeldBack,
+    /// It has lost too many, again and again.
+    Believed,
+}
+
+impl Doubts {
+    /// Of an answer with `now` addresses where the last one that was believed had `known`.
+    fn judge(&mut self, known: usize, now: usize) -> Verdict {
+        let lost = known.saturating_sub(now);
+        if lost * 100 <= known * usize::from(self.max_loss_percent) {
+            self.in_a_row = 0;
+            return Verdict::Fine;
+        }
+        self.in_a_row += 1;
+        if self.in_a_row < self.believe_after {
+            return Verdict::HeldBack;
+        }
+        // The next loss is a new one.
+        self.in_a_row = 0;
+        Verdict::Believed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_has_to_come_again_and_again_before_it_is_believed() {
+        use Verdict::{Believed, Fine, HeldBack};
+        let mut doubts = Doubts { max_loss_percent: 50, believe_after: 3, in_a_row: 0 };
+        let mut judge = |known, now| doubts.judge(known, now);
+        assert_eq!([judge(100, 40), judge(100, 40), judge(100, 40)], [HeldBack, HeldBack, Believed]);
+        assert_eq!([judge(40, 10), judge(40, 10), judge(40, 10)], [HeldBack, HeldBack, Believed], "a second loss");
+        assert_eq!([judge(10, 4), judge(10, 10), judge(10, 4)], [HeldBack, Fine, HeldBack], "not in a row");
+        assert_eq!([judge(10, 5), judge(0, 3)], [Fine, Fine]);
+    }
+
+    #[test]
+    fn one_answer_is_enough_where_that_is_configured() {
+        let mut doubts = Doubts { max_loss_percent: 0, believe_after: 1, in_a_row: 0 };
+        assert_eq!([doubts.judge(3, 2), doubts.judge(2, 1)], [Verdict::Believed, Verdict::Believed]);
     }
 }

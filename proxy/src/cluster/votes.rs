@@ -54,6 +54,17 @@ impl Source {
             Source::Membership => "configured",
         }
     }
+
+    /// The kind of its vote's reason when nobody says more: see [`Votes::classify`].
+    fn kind(self, standing: Standing) -> &'static str {
+        match (self, standing) {
+            (_, Standing::Up) => "none",
+            (Source::Probes, _) => "not-probed-yet",
+            (Source::Outlier, _) => "ejected",
+            (Source::Agent | Source::Operator, _) => standing.as_str(),
+            (Source::Membership, _) => "removed",
+        }
+    }
 }
 
 /// What one source says, and since when.
@@ -61,6 +72,8 @@ impl Source {
 pub struct Vote {
     pub standing: Standing,
     pub reason: Arc<str>,
+    /// The reason in one word of a closed set, for metrics.
+    pub kind: &'static str,
     /// When this source came to this standing; another reason for the same standing leaves it.
     pub since: Tick,
     /// When the vote ends by itself: an ejection. `None`: when its source takes it back.
@@ -79,8 +92,13 @@ impl Votes {
     /// Up until something says otherwise: an edge that starts serves at once. The first failed probe of an endpoint
     /// that never answered one takes it down at once (HAProxy's `init-state up`).
     pub fn new(now: Tick) -> Votes {
-        let up =
-            |source: Source| Vote { standing: Standing::Up, reason: source.content().into(), since: now, until: None };
+        let up = |source: Source| Vote {
+            standing: Standing::Up,
+            reason: source.content().into(),
+            kind: source.kind(Standing::Up),
+            since: now,
+            until: None,
+        };
         let mut votes = Votes { votes: Source::ALL.map(up), probing: Probing::default() };
         votes.cast(Source::Probes, Standing::Up, "not probed yet", now);
         votes
@@ -125,6 +143,12 @@ impl Votes {
         self.replace(source, standing, reason, now, Some(until));
     }
 
+    /// The kind of reason for the vote that `source` has just cast, where its standing does not say it already. From a
+    /// closed set: metrics have a series for each.
+    pub fn classify(&mut self, source: Source, kind: &'static str) {
+        self.votes[source as usize].kind = kind;
+    }
+
     /// `source` has nothing against the endpoint any more.
     pub fn withdraw(&mut self, source: Source, now: Tick) {
         self.cast(source, Standing::Up, source.content(), now);
@@ -147,6 +171,7 @@ impl Votes {
         if &*vote.reason != reason {
             vote.reason = reason.into();
         }
+        vote.kind = source.kind(standing);
         vote.until = until;
     }
 

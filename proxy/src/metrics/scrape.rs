@@ -115,6 +115,13 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
         Opts::new("warbler_endpoint_standing_seconds", "For how long the vote that counts has stood, and whose it is."),
         &["cluster", "locality", "endpoint", "source"],
     )?;
+    let reason = IntGaugeVec::new(
+        Opts::new(
+            "warbler_endpoint_standing_reason",
+            "1 for the kind of reason why an endpoint is not up, and whose vote that is; no series while it is up.",
+        ),
+        &["cluster", "locality", "endpoint", "source", "reason"],
+    )?;
     let degraded = IntGaugeVec::new(
         Opts::new("warbler_endpoint_degraded", "1 when the endpoint says that others should rather be used."),
         labels,
@@ -156,6 +163,9 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
             let (source, vote) = votes.worst();
             let now = vote.standing;
             held.with_label_values(&[at[0], at[1], at[2], source.as_str()]).set(tick.since(vote.since).as_secs_f64());
+            if now != Standing::Up {
+                reason.with_label_values(&[at[0], at[1], at[2], source.as_str(), vote.kind]).set(1);
+            }
             degraded.with_label_values(&at).set(i64::from(member.is_degraded()));
             ramp.with_label_values(&at).set(f64::from(endpoint.ramp.per_mille()) / 1000.0);
             up.with_label_values(&at).set(i64::from(now == Standing::Up));
@@ -174,8 +184,9 @@ fn endpoints(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<Metri
             }
         }
     }
-    let families = [up.collect(), standing.collect(), held.collect(), degraded.collect(), leases.collect()];
-    Ok([families.concat(), rtt.collect(), loss.collect(), ejected.collect(), ramp.collect()].concat())
+    let families = [up.collect(), standing.collect(), held.collect(), reason.collect(), degraded.collect()];
+    let measured = [leases.collect(), rtt.collect(), loss.collect(), ejected.collect(), ramp.collect()];
+    Ok([families.concat(), measured.concat()].concat())
 }
 
 fn localities(state: &State, snapshot: &Snapshot) -> prometheus::Result<Vec<MetricFamily>> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::edge::{Edge, SOON};
 use crate::ends::echo_client;
-use crate::parts::wait_until_picks_know;
+use crate::parts::{turned_away, wait_until_picks_know};
 
 /// Two echo endpoints on addresses of their own, each with an agent on the same port.
 struct Pair {
@@ -135,25 +135,106 @@ async fn an_endpoint_whose_agent_drains_it_is_emptied_and_only_the_agent_takes_t
 async fn an_endpoint_that_is_ready_again_keeps_the_tunnels_that_were_not_asked_yet() {
     let pair = Pair::start("ready\n").await;
     let [a, _] = pair.addresses();
-    let edge = Edge::start(&pair.asked("").replace("20/s", "5/s")).await;
+    let edge = Edge::start(&pair.asked("").replace("20/s", "1/s")).await;
     let mut clients = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..60 {
         clients.push(echo_client(edge.address("im")).await);
     }
-    // No weight is a wish to be empty, as in HAProxy.
-    pair.agents[0].says("0%\n");
-    let draining = edge.wait_for_standing(a, "draining").await;
-    assert_eq!(draining["reason"], "weight 0%", "{draining}");
+    pair.agents[0].says("drain\n");
+    edge.wait_for_standing(a, "draining").await;
     let asked = async || edge.count("warbler_asked_to_leave_total", &[]).await;
     eventually(SOON, "the first one asked", async || (asked().await > 0).then_some(())).await.unwrap();
-    pair.agents[0].says("50%\n");
+    pair.agents[0].says("ready\n");
     edge.wait_for_standing(a, "up").await;
     wait_until_picks_know(&edge, "im", a, "up").await;
     // Rounds of the pacer, in which nobody may be asked, are what is tested here.
     let before = asked().await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(asked().await <= before + 1, "the order is withdrawn");
-    assert!(pair.echoes[0].open() >= 10, "the rest stays: {}", pair.echoes[0].open());
+    assert!(pair.echoes[0].open() >= 5, "the rest stays: {}", pair.echoes[0].open());
+}
+
+#[tokio::test]
+async fn an_endpoint_without_weight_gets_nobody_and_keeps_its_tunnels() {
+    let pair = Pair::start("ready up\n").await;
+    let [a, b] = pair.addresses();
+    let edge = Edge::start(&pair.asked("")).await;
+    let _clients = [echo_client(edge.address("im")).await, echo_client(edge.address("im")).await];
+    pair.agents[0].says("0%\n");
+    let out = wait_for(&edge, a, "out of balancing", |endpoint| endpoint["reason"] == "weight 0%").await;
+    assert_eq!((&out["source"], &out["standing"]), (&"agent".into(), &"maintenance".into()), "{out}");
+    wait_until_picks_know(&edge, "im", a, "maintenance").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    assert_eq!(edge.leases(&[a, b]).await, [1, 5]);
+    // Not even when there is nobody else: HAProxy has no server left in its farm then, either.
+    pair.agents[1].says("0%\n");
+    edge.wait_for_standing(b, "maintenance").await;
+    wait_until_picks_know(&edge, "im", b, "maintenance").await;
+    turned_away(edge.address("im")).await;
+    assert_eq!(edge.leases(&[a, b]).await, [1, 5]);
+    assert_eq!(edge.count("warbler_asked_to_leave_total", &[]).await, 0);
+    // Weight comes back with a percentage, and with no other word.
+    pair.agents[1].says("ready up\n");
+    let answered = pair.agents[1].answered();
+    eventually(SOON, "two answers", async || (pair.agents[1].answered() >= answered + 2).then_some(())).await.unwrap();
+    assert_eq!(edge.endpoint(b).await["standing"], "maintenance");
+    pair.agents[1].says("100%\n");
+    edge.wait_for_standing(b, "up").await;
+}
+
+/// Its tunnels kept it known while nothing named it, and nobody asked its agent any more.
+#[tokio::test]
+async fn an_endpoint_that_comes_back_to_a_cluster_without_agents_is_rid_of_what_its_agent_said() {
+    let pair = Pair::start("ready\n").await;
+    let [a, _] = pair.addresses();
+    let without = |config: String| {
+        let whole = config.replace("20/s", "0.01/s");
+        let first = format!("{{ address = \"{a}\", weight = 4 }}, ");
+        (whole.replace(&first, ""), whole)
+    };
+    let ((asked_gone, asked), (gone, unasked)) = (without(pair.asked("")), without(pair.config("")));
+    let edge = Edge::start(&asked).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(echo_client(edge.address("im")).await);
+    }
+    pair.agents[0].says("maint 25% maxconn:9\n");
+    edge.wait_for_standing(a, "maintenance").await;
+    edge.reload(&asked_gone).await;
+    edge.reload(&gone).await;
+    let leaving = edge.endpoint(a).await;
+    assert_eq!(
+        (leaving["connections"].as_u64() > Some(0), &vote(&leaving, "agent")["reason"]),
+        (true, &"maint".into())
+    );
+    edge.reload(&unasked).await;
+    let back = edge.wait_for_standing(a, "up").await;
+    assert_eq!(vote(&back, "agent")["reason"], "nothing said", "{back}");
+    let back = wait_for(&edge, a, "as configured", |endpoint| endpoint["weight"] == 4).await;
+    assert!(back["max_connections"].is_null() && back["agent"]["weight_percent"].is_null(), "{back}");
+}
+
+#[tokio::test]
+async fn an_agent_that_never_answers_is_told_of_once_and_so_is_its_return() {
+    let mut pair = Pair::start("ready\n").await;
+    let [a, b] = pair.addresses();
+    pair.agents[0].stop().await;
+    let edge = Edge::start(&pair.asked("")).await;
+    let silent = "agent has not answered for a while";
+    let told = |what: &str| edge.process.stderr_lines().iter().filter(|line| line.contains(what)).count();
+    edge.process.wait_for_log(silent, SOON).await.unwrap();
+    let failed = async || edge.count("warbler_agent_checks_total", &[("result", "failed")]).await;
+    let before = failed().await;
+    eventually(SOON, "more failures", async || (failed().await >= before + 12).then_some(())).await.unwrap();
+    assert_eq!(told(silent), 1);
+    assert!(edge.endpoint(a).await["agent"]["answered_seconds_ago"].is_null());
+    assert!(edge.endpoint(b).await["agent"]["answered_seconds_ago"].is_f64());
+    pair.agents[0].restart().await.unwrap();
+    edge.process.wait_for_log("agent answers again", SOON).await.unwrap();
+    assert!(edge.endpoint(a).await["agent"]["answered_seconds_ago"].is_f64());
 }
 
 #[tokio::test]
@@ -167,8 +248,13 @@ async fn maintenance_and_down_of_an_agent_let_tunnels_stay() {
     let down = edge.wait_for_standing(a, "down").await;
     assert_eq!(down["reason"], "down: disk is full", "{down}");
     wait_until_picks_know(&edge, "im", a, "down").await;
+    let address = a.to_string();
+    let why = |reason| [("endpoint", address.as_str()), ("source", "agent"), ("reason", reason)];
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("down")).await, Some(1.0));
     pair.agents[0].says("maint\n");
     edge.wait_for_standing(a, "maintenance").await;
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("down")).await, None);
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why("maintenance")).await, Some(1.0));
     wait_until_picks_know(&edge, "im", a, "maintenance").await;
     let mut clients = Vec::new();
     for _ in 0..4 {

@@ -45,6 +45,8 @@ async fn an_endpoint_falls_by_its_probes_and_rises_again() {
     assert_eq!(edge.count("warbler_endpoint_up", &[("endpoint", &a.address().to_string())]).await, 0);
     let down = edge.wait_for_standing(a.address(), "down").await;
     assert!(down["reason"].as_str().unwrap().contains("503") && down["since_seconds"].as_u64() < Some(20), "{down}");
+    let why = [("endpoint", &*a.address().to_string()), ("source", "probes"), ("reason", "status")];
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why).await, Some(1.0));
     wait_until_picks_know(&edge, "web", a.address(), "down").await;
     for _ in 0..6 {
         assert_eq!(name_of_answer(&edge).await, "b");

@@ -79,9 +79,9 @@ fn told(edge: &Edge, what: &str) -> usize {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_closes_its_tunnels_at_once_is_ejected_and_returns() {
+async fn an_endpoint_that_closes_its_tunnels_at_once_is_ejected_and_says_so_everywhere() {
     let (bad, good) = (Closer::start(b"").await, EchoTcp::start().await.unwrap());
-    let edge = Edge::start(&tcp_with("", QUICK, &[bad.address, good.address()])).await;
+    let edge = Edge::start(&tcp_with("", LONG, &[bad.address, good.address()])).await;
     let out = drive_out(&edge, bad.address, async || {
         is_served(&edge).await;
     })
@@ -89,23 +89,37 @@ async fn an_endpoint_that_closes_its_tunnels_at_once_is_ejected_and_returns() {
     is_ejected_for(&out, "early closes");
     assert_eq!(out["ejections_in_a_row"], 1);
     let vote = out["votes"].as_array().unwrap().iter().find(|vote| vote["source"] == "outlier").unwrap();
-    assert!(vote["seconds_left"].as_f64().unwrap() <= 2.0, "{vote}");
+    assert!(vote["seconds_left"].as_f64().unwrap() <= 36.0, "{vote}");
+    let address = bad.address.to_string();
+    let why = [("endpoint", address.as_str()), ("source", "outlier"), ("reason", "early-close")];
+    assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why).await, Some(1.0));
     wait_until_picks_know(&edge, "im", bad.address, "suspect").await;
     let page = "/api/v1/explain?from=192.0.2.1&listener=im";
     let explained: serde_json::Value = edge.get(page).await.json().unwrap();
     let seen = explained["endpoints"].as_array().unwrap().iter().find(|one| one["standing"] == "suspect").unwrap();
     assert!(seen["seconds_left"].is_u64() && seen["eligibility"] != "eligible", "{seen}");
-    edge.wait_for_standing(bad.address, "up").await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_ejected_returns_and_goes_again_when_it_is_no_better() {
+    let (bad, good) = (Closer::start(b"").await, EchoTcp::start().await.unwrap());
+    let edge = Edge::start(&tcp_with("", QUICK, &[bad.address, good.address()])).await;
     let kind = [("cluster", "c"), ("kind", "early-close")];
+    let ejected = async |times| {
+        let out = async || {
+            is_served(&edge).await;
+            (edge.count("warbler_outlier_ejections_total", &kind).await == times).then_some(())
+        };
+        eventually(SOON, "an ejection", out).await.unwrap();
+    };
+    ejected(1).await;
+    edge.process.wait_for_log("endpoint returned", SOON).await.unwrap();
+    edge.wait_for_standing(bad.address, "up").await;
     assert_eq!(edge.count("warbler_outlier_ejections_total", &kind).await, 1);
     assert_eq!(edge.count("warbler_endpoints_ejected", &[("cluster", "c")]).await, 0);
     assert!(edge.count("warbler_endpoint_failures_total", &kind).await >= 5);
     assert_eq!((told(&edge, "endpoint ejected"), told(&edge, "endpoint returned")), (1, 1));
-    // It is no better than before.
-    drive_out(&edge, bad.address, async || {
-        is_served(&edge).await;
-    })
-    .await;
+    ejected(2).await;
 }
 
 #[tokio::test]

@@ -81,7 +81,8 @@ impl Line {
     }
 }
 
-/// `75%`, and `weight:75%` as some agents write it.
+/// `75%`, and `weight:75%` as some agents write it. A number without `%` is none: HAProxy's manual has percentages only,
+/// and its parser skips a bare number as a word that it does not know.
 fn percent(word: &str) -> Option<u16> {
     let number = word.strip_prefix("weight:").unwrap_or(word).strip_suffix('%')?;
     digits(number)?.parse().ok().filter(|percent| *percent <= MOST_PERCENT)
@@ -151,9 +152,19 @@ mod tests {
 
     #[test]
     fn a_word_that_is_not_known_is_reported_and_the_others_count() {
-        for word in
-            ["hello", "75", "%", "-5%", "+5%", "10001%", "99999%", "maxconn:", "maxconn:x", "maxconn:5000000000"]
-        {
+        for word in [
+            "hello",
+            "75",
+            "weight:75",
+            "%",
+            "-5%",
+            "+5%",
+            "10001%",
+            "99999%",
+            "maxconn:",
+            "maxconn:x",
+            "maxconn:5000000000",
+        ] {
             let line = Line::parse(format!("{word} 10%").as_bytes());
             assert_eq!((line.weight_percent, line.unclear.as_deref()), (Some(10), Some(word)));
         }
