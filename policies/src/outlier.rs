@@ -7,9 +7,13 @@
 //!
 //! - Tunnels and requests are counted apart. An endpoint that answers every request and refuses every WebSocket is no use
 //!   to a client that wants one, and ten thousand good requests would hide a hundred tunnels that failed.
-//! - The share of endpoints that may be ejected is never passed, save that one may always be ejected (in Envoy:
-//!   `always_eject_one_host`, off there; ten percent of nine endpoints would be nobody). And at least one endpoint that
-//!   takes new clients always stays: ejecting the last one helps nobody.
+//! - No ejection goes beyond the share of endpoints that may be ejected, save that one always may (in Envoy:
+//!   `always_eject_one_host`, off there; ten percent of nine endpoints would be nobody). Nor does one take the last
+//!   endpoint that takes new clients: that would help nobody. Nobody is brought back to keep the share: when endpoints
+//!   leave the cluster, or an ejected one that was down as well is up again, more can be ejected for a while.
+//! - Who is out for another reason (down by probes, drained, in maintenance) is not ejected, and an ejection does not
+//!   count while its endpoint is. In Envoy both count, and a dead server could hold the only place of a small cluster
+//!   while one that fails its clients stays.
 //! - The return is spread by default (in Envoy: `max_ejection_time_jitter`, zero there), so that several edges, or
 //!   several endpoints that failed together, do not come back in step.
 //! - Among those below the success rate the worst goes first, when the share allows only some of them.
@@ -18,7 +22,7 @@
 //!   decides alike. One exception: who is out for connect failures alone is back as soon as its probes, having failed
 //!   as well, have brought it up again. That is a server that was restarted, and probes test just what had failed.
 //!
-//! Always true, and tested: no ejection passes the share, every ejection ends, and the order in which outcomes are
+//! Always true, and tested: no ejection goes beyond the share, every ejection ends, and the order in which outcomes are
 //! counted within an interval changes none of the counts.
 
 mod counters;

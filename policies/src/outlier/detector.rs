@@ -216,8 +216,9 @@ impl<D: Dice> Round<'_, D> {
     }
 
     fn eject(&mut self, endpoint: usize, cause: Cause) {
-        let counters = self.endpoints[endpoint].counters;
-        if counters.is_ejected() {
+        let OutlierEndpoint { counters, takes_new, .. } = self.endpoints[endpoint];
+        // Who is out already, whatever the reason, has no clients to be kept from it.
+        if counters.is_ejected() || !takes_new {
             return;
         }
         let event = if self.may_eject(endpoint) {
@@ -237,8 +238,9 @@ impl<D: Dice> Round<'_, D> {
         self.changes.push(OutlierChange { endpoint, event });
     }
 
+    /// The share is of all endpoints; used up is it by those alone that an ejection keeps from clients.
     fn may_eject(&self, endpoint: usize) -> bool {
-        let ejected = self.endpoints.iter().filter(|one| one.counters.is_ejected()).count();
+        let ejected = self.endpoints.iter().filter(|one| one.takes_new && one.counters.is_ejected()).count();
         let others = self.endpoints.iter().enumerate().filter(|(ix, _)| *ix != endpoint);
         let somebody_stays = others.into_iter().any(|(_, one)| one.takes_new && !one.counters.is_ejected());
         ejected < self.rules.most_ejected(self.endpoints.len()) && somebody_stays

@@ -13,7 +13,8 @@ pub struct OutlierRules {
     pub base_ejection: Duration,
     /// Longer than this none of them lasts, the jitter aside. Default: 300 s.
     pub max_ejection: Duration,
-    /// How much of the endpoints may be ejected at a time; see [`most_ejected`](Self::most_ejected). Default: 10.
+    /// How much of the endpoints may be ejected at a time, those not counted that are out for another reason as well; see
+    /// [`most_ejected`](Self::most_ejected). Default: 10.
     pub max_ejected_percent: u8,
     /// Up to this much of its time is added to each ejection, by dice. Default: 20 (Envoy: none).
     pub jitter_percent: u8,

@@ -187,7 +187,39 @@ fn the_last_endpoint_that_takes_clients_stays() {
     fleet.takes_new = vec![true, false, true];
     (0..3).for_each(|endpoint| fleet.fail(endpoint, 5));
     fleet.run(1);
-    assert_eq!(fleet.ejected(), [0, 1], "the third is the last that takes clients");
+    assert_eq!(fleet.ejected(), [0], "the second is out already, and the third is the last that takes clients");
+}
+
+/// Down by probes, drained or in maintenance: nobody is helped by an ejection, and it would spare one that fails.
+#[test]
+fn an_endpoint_that_is_out_already_is_not_ejected_and_uses_no_slot() {
+    let mut fleet = Fleet::new(10, envoys());
+    fleet.takes_new[0] = false;
+    fleet.fail(0, 5);
+    assert_eq!(fleet.run(1), []);
+    fleet.fail(1, 5);
+    assert_eq!(ejected(&fleet.run(2)[0]).0, 1);
+    // What it did while it was out is not held against it.
+    fleet.takes_new[0] = true;
+    assert_eq!(fleet.run(3), []);
+}
+
+#[test]
+fn an_ejected_endpoint_that_goes_down_as_well_leaves_its_slot_to_others() {
+    let mut fleet = Fleet::new(10, envoys());
+    fleet.fail(0, 5);
+    fleet.run(1);
+    fleet.fail(1, 5);
+    assert!(matches!(fleet.run(2)[0].event, OutlierEvent::Spared { .. }), "one of ten is out");
+    fleet.takes_new[0] = false;
+    fleet.fail(1, 5);
+    assert_eq!(ejected(&fleet.run(3)[0]).0, 1);
+    assert_eq!(fleet.ejected(), [0, 1]);
+    // Both count again, and nobody is brought back for it.
+    fleet.takes_new[0] = true;
+    fleet.fail(2, 5);
+    let changes = fleet.run(4);
+    assert!(matches!(changes[..], [OutlierChange { endpoint: 2, event: OutlierEvent::Spared { .. } }]), "{changes:?}");
 }
 
 #[test]
@@ -318,8 +350,8 @@ fn rules() -> impl Strategy<Value = OutlierRules> {
 }
 
 proptest! {
-    /// Whatever happens: never more than the share, never the last one that takes clients, and every ejection ends in
-    /// time.
+    /// Whatever happens: no ejection passes the share of those that would take clients or takes the last one, nobody is
+    /// ejected who is out already, and every ejection ends in time.
     #[test]
     fn no_order_of_events_breaks_the_rules(endpoints in 1usize..30, rules in rules(), steps in steps(), seed: u64) {
         let most = rules.most_ejected(endpoints);
@@ -341,8 +373,11 @@ proptest! {
             }
             let changes = fleet.run(now);
             let ejected = fleet.ejected();
-            prop_assert!(ejected.len() <= most, "{} of {} with {} allowed", ejected.len(), endpoints, most);
-            if changes.iter().any(|change| matches!(change.event, OutlierEvent::Ejected { .. })) {
+            let is_ejection = |change: &&OutlierChange| matches!(change.event, OutlierEvent::Ejected { .. });
+            for change in changes.iter().filter(is_ejection) {
+                prop_assert!(fleet.takes_new[change.endpoint]);
+                let used = ejected.iter().filter(|endpoint| fleet.takes_new[**endpoint]).count();
+                prop_assert!(used <= most, "{} of {} with {} allowed", used, endpoints, most);
                 let stays = |endpoint: usize| fleet.takes_new[endpoint] && !ejected.contains(&endpoint);
                 prop_assert!((0..endpoints).any(stays));
             }
