@@ -449,6 +449,8 @@ pub struct HttpProbe {
     pub expect: Vec<(u16, u16)>,
     /// The header field that marks a good answer as a degraded endpoint's.
     pub degraded_header: http::HeaderName,
+    /// The header field of a good answer that says how many requests and tunnels the endpoint has from everybody.
+    pub load_header: http::HeaderName,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -135,6 +135,11 @@ pub fn agent_limits_changed(endpoint: &EndpointState) {
     info!(cluster, endpoint = %address, weight_percent, max_connections, "agent changed what its endpoint can take");
 }
 
+/// What a good probe says of the endpoint's load is no whole number, and is ignored.
+pub fn reported_no_number(endpoint: &EndpointState) {
+    debug!(cluster = &*endpoint.cluster, endpoint = %endpoint.address, "endpoint reports a load that is no whole number");
+}
+
 pub fn connect_failed(state: &State, cluster: &str, endpoint: SocketAddr, error: &dyn std::fmt::Display) {
     state.metrics.connect_failed(cluster);
     debug!(cluster, %endpoint, %error, "cannot connect to endpoint");

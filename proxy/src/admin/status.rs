@@ -154,6 +154,7 @@ fn endpoint(
         "failures_in_a_row": failures_in_a_row(member),
         "ejections_in_a_row": member.outlier.ejection().in_a_row,
         "connections": member.load.leases(),
+        "in_flight_reported": member.in_flight_reported(),
         "picks": member.picks.load(Relaxed),
         "connect_failures": member.connect_failures.load(Relaxed),
         "rtt_ms": {"probe": steers(&rtts.probe), "handshake": steers(&rtts.handshake)},

@@ -50,6 +50,8 @@ struct Known {
     /// What an operator set by hand.
     overrides: Overrides,
     rtt: Rtts,
+    /// What its last good probe said that it has in flight.
+    in_flight: Option<u32>,
 }
 
 /// At most so often is a socket of a live tunnel asked for its round trip, for each endpoint: enough for twenty answers
@@ -117,6 +119,7 @@ impl EndpointState {
                 leaving: None,
                 overrides: Overrides::default(),
                 rtt: Rtts::default(),
+                in_flight: None,
             }),
         }
     }
@@ -203,6 +206,19 @@ impl EndpointState {
     /// True when that is news.
     pub fn is_now_degraded(&self, degraded: bool) -> bool {
         self.degraded.swap(degraded, Relaxed) != degraded
+    }
+
+    /// What a good probe says that the endpoint has in flight from everybody, if it says so.
+    pub fn reports(&self, in_flight: Option<u32>, now: Tick) {
+        self.known().in_flight = in_flight;
+        if let Some(in_flight) = in_flight {
+            self.load.reported(in_flight, now);
+        }
+    }
+
+    /// The requests and tunnels from everybody, by its last good probe.
+    pub fn in_flight_reported(&self) -> Option<u32> {
+        self.known().in_flight
     }
 
     /// Why its tunnels are asked to leave, if they are.

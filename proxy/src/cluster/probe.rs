@@ -38,11 +38,17 @@ struct Answer {
     at: Instant,
     /// The endpoint takes traffic, and would rather not.
     degraded: bool,
+    /// The requests and tunnels that it has from everybody, if it says so.
+    in_flight: Option<Result<u32, NotWhole>>,
 }
+
+/// A load was reported, and is no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NotWhole;
 
 impl Answer {
     fn now(degraded: bool) -> Answer {
-        Answer { at: Instant::now(), degraded }
+        Answer { at: Instant::now(), degraded, in_flight: None }
     }
 }
 
@@ -90,8 +96,13 @@ impl Drop for Probes {
 
 fn start(state: &Arc<State>, cluster: &Arc<ClusterPlan>, member: &Arc<EndpointState>) -> Running {
     let health = cluster.config.health.clone();
-    let prober =
-        Prober { state: state.clone(), endpoint: member.clone(), health: health.clone(), tls: cluster.tls.clone() };
+    let prober = Prober {
+        state: state.clone(),
+        endpoint: member.clone(),
+        health: health.clone(),
+        tls: cluster.tls.clone(),
+        told_of_no_number: false,
+    };
     Running { health, tls: fingerprint(cluster), task: tokio::spawn(prober.run()).abort_handle() }
 }
 
@@ -104,13 +115,16 @@ struct Prober {
     endpoint: Arc<EndpointState>,
     health: Health,
     tls: Option<UpstreamTls>,
+    /// Said once: it would be the same with each probe.
+    told_of_no_number: bool,
 }
 
 impl Prober {
-    async fn run(self) {
+    async fn run(mut self) {
         if self.health.probe == Probe::Off {
             let now = self.state.clock.now();
             self.endpoint.is_now_degraded(false);
+            self.endpoint.reports(None, now);
             if self.endpoint.vote(|votes| votes.probes_withdrawn(now)) {
                 self.changed();
             }
@@ -127,7 +141,7 @@ impl Prober {
         }
     }
 
-    fn judge(&self, result: &Result<Answer, ProbeError>) {
+    fn judge(&mut self, result: &Result<Answer, ProbeError>) {
         let now = self.state.clock.now();
         if let Err(error) = result
             && error.is_ours()
@@ -145,11 +159,15 @@ impl Prober {
             }
         };
         self.state.metrics.probed(&self.endpoint.cluster, result.is_ok());
-        if let Ok(answer) = result
-            && self.endpoint.is_now_degraded(answer.degraded)
-        {
-            events::degraded_changed(&self.state, &self.endpoint);
-            self.state.steering_changed.notify_one();
+        if let Ok(answer) = result {
+            self.endpoint.reports(answer.in_flight.and_then(Result::ok), now);
+            if answer.in_flight == Some(Err(NotWhole)) && !std::mem::replace(&mut self.told_of_no_number, true) {
+                events::reported_no_number(&self.endpoint);
+            }
+            if self.endpoint.is_now_degraded(answer.degraded) {
+                events::degraded_changed(&self.state, &self.endpoint);
+                self.state.steering_changed.notify_one();
+            }
         }
         if changed {
             self.changed();

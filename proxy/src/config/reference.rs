@@ -245,6 +245,7 @@ pub const KEYS: &[Key] = &[
     key("clusters.*.health.http.host", "host", Computed("the endpoint's address"), Live),
     key("clusters.*.health.http.expect", "list of status codes or ranges", Value("[\"200-299\"]"), Live),
     key("clusters.*.health.http.degraded-header", "header field", Value("\"x-envoy-degraded\""), Live),
+    key("clusters.*.health.http.load-header", "header field", Value("\"x-requests-in-flight\""), Live),
     key("clusters.*.health.http.interval", "duration, 100ms to 1h", Value("\"2s\""), Live),
     key("clusters.*.health.http.fast-interval", "duration, 100ms to 1h", Value("\"500ms\""), Live),
     key("clusters.*.health.http.timeout", "duration, 1ms to 1m", Value("\"1s\""), Live),

@@ -1,8 +1,9 @@
 //! What each kind of probe asks, and what it takes for a good answer.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bench::harness::{
     Action, EchoTcp, HttpStub, Launch, Process, RawClient, TestCa, Workspace, WsEcho, binary, eventually,
@@ -12,13 +13,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::edge::{Edge, SOON};
-use crate::parts::endpoints;
+use crate::parts::{ask, endpoints};
 
 /// A `tcp` listener to one cluster with these keys.
 fn config(keys: &str, addresses: &[SocketAddr]) -> String {
@@ -257,4 +258,60 @@ async fn a_degraded_endpoint_gets_clients_only_when_nobody_better_is_there() {
     degraded.store(0, Relaxed);
     wait_until(false).await;
     assert_eq!(edge.count("warbler_endpoint_degraded_changes_total", &[("degraded", "yes")]).await, 1);
+}
+
+/// An endpoint is busy with the clients of other edges, and says so in its answers to probes.
+#[tokio::test]
+async fn prequal_leaves_out_an_endpoint_that_reports_more_than_others_have() {
+    let said = Arc::new(Mutex::new("50"));
+    let says = said.clone();
+    let busy = HttpStub::scripted("busy", move |head| {
+        let load = match head.starts_with(b"GET /healthz ") {
+            true => format!("X-Load: {}\r\n", says.lock().unwrap()),
+            false => String::new(),
+        };
+        vec![Action::Send(format!("HTTP/1.1 200 OK\r\n{load}content-length: 0\r\n\r\n").into_bytes())]
+    });
+    // Slower than what a server is taken for that has not answered yet.
+    let idle = HttpStub::scripted("idle", |head| {
+        let pause = Duration::from_millis(if head.starts_with(b"GET /work ") { 50 } else { 0 });
+        vec![Action::Pause(pause), Action::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())]
+    });
+    let (busy, idle) = (busy.await.unwrap(), idle.await.unwrap());
+    let edge = Edge::start(&format!(
+        "[log]\nlevel = \"debug\"\naccess = \"access.log\"\n[listeners.web]\nbind = [\"127.0.0.1:0\"]\n\
+         protocol = \"http\"\n[[listeners.web.routes]]\ncluster = \"c\"\n[clusters.c]\nrequest-policy = \"prequal\"\n\
+         prequal.report-age = \"1h\"\n[clusters.c.health.http]\nload-header = \"X-Load\"\ninterval = \"100ms\"\n\
+         timeout = \"5s\"\n[clusters.c.localities.here]\nendpoints = {}\n",
+        endpoints(&[busy.address(), idle.address()])
+    ))
+    .await;
+    let wait_until = async |wanted: Value| {
+        let is_it = async || (edge.endpoint(busy.address()).await["in_flight_reported"] == wanted).then_some(());
+        eventually(SOON, "the report", is_it).await.unwrap();
+    };
+    wait_until(json!(50)).await;
+    assert_eq!(edge.endpoint(idle.address()).await["in_flight_reported"], Value::Null);
+    let request = "GET /work HTTP/1.1\r\nHost: im.test\r\n\r\n";
+    for _ in 0..20 {
+        assert_eq!(ask(edge.address("web"), request).await.status, 200);
+    }
+    assert_eq!(edge.endpoint(busy.address()).await["picks"], 0);
+    assert_eq!(edge.endpoint(idle.address()).await["picks"], 20);
+    // What is no number is ignored, and said once.
+    *said.lock().unwrap() = "many";
+    wait_until(Value::Null).await;
+    let before = busy.requests();
+    let more = async || (busy.requests() > before + 3).then_some(());
+    eventually(SOON, "more probes", more).await.unwrap();
+    *said.lock().unwrap() = "0";
+    wait_until(json!(0)).await;
+    let told = |line: &&String| line.contains("endpoint reports a load that is no whole number");
+    assert_eq!(edge.process.stderr_lines().iter().filter(told).count(), 1);
+    // As idle as the other, it gets requests.
+    let picked = async || {
+        ask(edge.address("web"), request).await;
+        (edge.endpoint(busy.address()).await["picks"] != 0).then_some(())
+    };
+    eventually(SOON, "requests at both", picked).await.unwrap();
 }

@@ -1,9 +1,9 @@
-//! The `http` probe: asks for a path over HTTP/1.1 and looks at the status, and at whether the endpoint calls itself
-//! degraded.
+//! The `http` probe: asks for a path over HTTP/1.1 and looks at the status, at whether the endpoint calls itself degraded,
+//! and at the load that it reports.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Answer, ProbeError};
+use super::{Answer, NotWhole, ProbeError};
 use crate::config::HttpProbe;
 
 /// The largest head of an answer that is read; what is beyond it is not looked at.
@@ -24,7 +24,9 @@ pub(super) async fn ask(
     if !probe.expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
         return Err(ProbeError::Status(status));
     }
-    Ok(Answer::now(has_field(&head, probe.degraded_header.as_str())))
+    let mut answer = Answer::now(field(&head, probe.degraded_header.as_str()).is_some());
+    answer.in_flight = field(&head, probe.load_header.as_str()).map(whole_number);
+    Ok(answer)
 }
 
 /// Up to the empty line, the end of the connection, or [`MOST`].
@@ -48,13 +50,21 @@ fn status_of(head: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
-/// Whether the head has a field of this name; the name is in lower case.
-fn has_field(head: &[u8], name: &str) -> bool {
+/// The value of the first field of this name in the head, without the blanks around it.
+fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
     let mut fields = lines.take_while(|line| !line.trim_ascii().is_empty());
-    fields.any(|line| {
-        line.split(|byte| *byte == b':').next().is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
+    fields.find_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let is_it = line[..colon].eq_ignore_ascii_case(name.as_bytes());
+        is_it.then(|| line[colon + 1..].trim_ascii())
     })
+}
+
+/// A number in decimal digits alone.
+fn whole_number(value: &[u8]) -> Result<u32, NotWhole> {
+    let digits = value.iter().all(u8::is_ascii_digit).then_some(value);
+    digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()).ok_or(NotWhole)
 }
 
 #[cfg(test)]
@@ -71,8 +81,20 @@ mod tests {
 
     #[test]
     fn a_field_is_found_in_the_head_and_not_in_the_body() {
-        let head = b"HTTP/1.1 200 OK\r\nX-Envoy-Degraded: \r\nServer: a:b\r\n\r\nx-body: 1\r\n";
-        assert!(has_field(head, "x-envoy-degraded") && has_field(head, "server"));
-        assert!(!has_field(head, "x-body") && !has_field(head, "x-envoy"));
+        let head = b"HTTP/1.1 200 OK\r\nX-Envoy-Degraded: \r\nServer: a:b\r\nodd\r\n\r\nx-body: 1\r\n";
+        let found = |name| field(head, name);
+        assert_eq!((found("x-envoy-degraded"), found("server")), (Some(&b""[..]), Some(&b"a:b"[..])));
+        assert_eq!([found("odd"), found("x-body"), found("x-envoy")], [None; 3]);
+    }
+
+    #[test]
+    fn a_load_is_a_whole_number_and_nothing_else() {
+        let check = |value: &str, want| assert_eq!(whole_number(value.as_bytes()), want, "{value}");
+        check("0", Ok(0));
+        check("0042", Ok(42));
+        check("4294967295", Ok(u32::MAX));
+        for wrong in ["", "+1", "-1", "1.5", "1e3", "4294967296", "1, 2", "many", "\u{0661}"] {
+            check(wrong, Err(NotWhole));
+        }
     }
 }

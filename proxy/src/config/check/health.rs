@@ -136,12 +136,23 @@ fn http_probe(raw: &RawHttpQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe>
     let path = route::checked_path("path", &raw.path, scope);
     let host = authority(raw.host.as_ref(), scope);
     let expect = expected(&raw.expect, scope);
-    let header = &raw.degraded_header;
-    let degraded_header = header.parse().ok();
-    if degraded_header.is_none() {
-        scope.error(header.span(), format!("`{}` is not the name of a header field", header.escape_debug()));
+    let degraded_header = header_name(&raw.degraded_header, scope);
+    let load_header = header_name(&raw.load_header, scope);
+    Some(Probe::Http(HttpProbe {
+        path: path?,
+        host: host?,
+        expect: expect?,
+        degraded_header: degraded_header?,
+        load_header: load_header?,
+    }))
+}
+
+fn header_name(written: &Placed<String>, scope: &mut Scope<'_, '_>) -> Option<http::HeaderName> {
+    let name = written.parse().ok();
+    if name.is_none() {
+        scope.error(written.span(), format!("`{}` is not the name of a header field", written.escape_debug()));
     }
-    Some(Probe::Http(HttpProbe { path: path?, host: host?, expect: expect?, degraded_header: degraded_header? }))
+    name
 }
 
 fn websocket_probe(raw: &RawWebsocketQuestion, scope: &mut Scope<'_, '_>) -> Option<Probe> {

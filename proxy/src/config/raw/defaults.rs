@@ -271,6 +271,7 @@ impl Default for RawHttpProbe {
             expect: vec!["200-299".to_owned().into()].into(),
             // Envoy's.
             degraded_header: "x-envoy-degraded".to_owned().into(),
+            load_header: "x-requests-in-flight".to_owned().into(),
         };
         RawHttpProbe::new(question, RawProbeTiming::default())
     }

@@ -99,6 +99,8 @@ probe! { RawHttpProbe asks RawHttpQuestion {
     expect: Placed<Vec<Placed<String>>>,
     /// A good answer with this header field, whatever its value, says that the endpoint is degraded.
     degraded_header: Placed<String>,
+    /// The header field of a good answer in which an endpoint says how many requests and tunnels it has from everybody.
+    load_header: Placed<String>,
 } }
 
 probe! { RawWebsocketProbe asks RawWebsocketQuestion {
