@@ -77,16 +77,26 @@ fn locality(
         Some(capacity) => scope.whole("capacity", capacity, 1..=i64::from(u32::MAX)).map(NonZeroU32::new),
     };
     let endpoints: Vec<Endpoint> = endpoints.into_iter().collect::<Option<_>>()?;
-    let capacity = declared?.or_else(|| sum_of_limits(&endpoints));
+    let limits = sum_of_limits(&endpoints);
+    let declared = declared?;
+    if let (Some(capacity), Some(limits)) = (declared, limits)
+        && capacity > limits
+    {
+        let message =
+            format!("`capacity` ({capacity}) is more than its endpoints' `max-connections` together ({limits})");
+        let problem = scope.warning(raw.capacity.as_ref().and_then(Placed::span), message);
+        problem.help("it can never be full; leave `capacity` out, and it is that sum");
+    }
+    let capacity = declared.or(limits);
     // A percentage is at most 100 by its type.
     let share = Share::percent(raw.share.0)?;
     Some(Locality { name: checked_name, provider, location, priority: priority?, share, capacity, endpoints })
 }
 
-/// What endpoints may hold together, if each of them says so.
+/// What endpoints may hold together, if each of them says so. No count of connections goes beyond a `u32`.
 fn sum_of_limits(endpoints: &[Endpoint]) -> Option<NonZeroU32> {
-    let limits = endpoints.iter().map(|endpoint| endpoint.max_connections.map(NonZeroU32::get));
-    limits.sum::<Option<u32>>().and_then(NonZeroU32::new)
+    let limits = endpoints.iter().map(|endpoint| endpoint.max_connections);
+    limits.reduce(|sum, limit| Some(sum?.saturating_add(limit?.get())))?
 }
 
 /// An endpoint is known by its cluster and address: its state belongs to that.

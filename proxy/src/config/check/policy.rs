@@ -24,6 +24,8 @@ pub(super) fn known(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Known {
         ring_hash: ring_hash(&raw.ring_hash, scope),
     };
     warn_of_unused(raw, scope);
+    warn_of_small_table(raw, scope);
+    warn_of_old_reports(raw, scope);
     known
 }
 
@@ -72,12 +74,60 @@ fn warn_of_unused(raw: &RawCluster, scope: &mut Scope<'_, '_>) {
         ("maglev", PolicyName::Maglev, maglev),
         ("ring-hash", PolicyName::RingHash, ring_hash),
     ];
-    let of_rules = raw.rules.iter().flat_map(|rule| [rule.policy, rule.request_policy]).flatten();
-    let used: Vec<PolicyName> = [raw.policy, raw.request_policy].into_iter().chain(of_rules).collect();
     for (name, policy, written) in tables {
-        if written.is_some() && !used.contains(&policy) {
+        if written.is_some() && !uses(raw, policy) {
             scope.warning(written, format!("`{name}` has no effect: no policy of this cluster is `{name}`"));
         }
+    }
+}
+
+/// Whether the cluster or one of its rules names this policy.
+fn uses(raw: &RawCluster, policy: PolicyName) -> bool {
+    let of_rules = raw.rules.iter().flat_map(|rule| [rule.policy, rule.request_policy]).flatten();
+    [raw.policy, raw.request_policy].into_iter().chain(of_rules).any(|used| used == policy)
+}
+
+/// Slots for each endpoint that spread keys to within 1 % (Eisenbud and others, "Maglev", NSDI 2016, section 5.3).
+const SLOTS_EACH: usize = 100;
+
+fn warn_of_small_table(raw: &RawCluster, scope: &mut Scope<'_, '_>) {
+    let endpoints: usize = raw.localities.values().map(|locality| locality.endpoints.len()).sum();
+    let table_size = &raw.maglev.table_size;
+    // One that is no size at all is an error of its own.
+    let size = u32::try_from(**table_size).ok().and_then(TableSize::new).and(usize::try_from(**table_size).ok());
+    let wanted = endpoints * SLOTS_EACH;
+    if uses(raw, PolicyName::Maglev) && size.is_some_and(|size| size < wanted) {
+        let message = format!("`maglev.table-size` ({}) is small for {endpoints} endpoints", **table_size);
+        let problem = scope.warning(table_size.span(), message);
+        problem.help(match COMMON_SIZES.into_iter().find(|common| *common >= wanted) {
+            Some(common) => {
+                format!("maglev.table-size = {common}; at least a hundred slots for each spread the keys evenly")
+            }
+            None => format!("a prime number from {wanted} to {} spreads the keys evenly", TableSize::MAX),
+        });
+    }
+}
+
+/// Reports come with good answers to the `http` probe.
+fn warn_of_old_reports(raw: &RawCluster, scope: &mut Scope<'_, '_>) {
+    if !uses(raw, PolicyName::Prequal) || scope.was_refused("health") {
+        return;
+    }
+    let age = &raw.prequal.report_age;
+    let Some(http) = &raw.health.http else {
+        if age.is_written() {
+            let problem = scope
+                .warning(age.span(), "`report-age` has no effect: endpoints report in answers to the `http` probe");
+            problem.help("health.http = {}");
+        }
+        return;
+    };
+    if **age < *http.interval {
+        let message = format!("`report-age` ({}) is shorter than the probes' `interval` ({})", **age, *http.interval);
+        let problem = scope.warning(age.span().or_else(|| http.interval.span()), message);
+        problem.help(
+            "between two reports `prequal` would know nothing of other edges' requests; twice the interval is usual",
+        );
     }
 }
 
@@ -120,6 +170,9 @@ fn latency(
     Some(Latency { decay: decay?, default: default?, failure_penalty: failure_penalty? })
 }
 
+/// Prime numbers, small to large.
+const COMMON_SIZES: [usize; 4] = [2039, 16381, 65537, 655_373];
+
 fn maglev(raw: &RawMaglev, scope: &mut Scope<'_, '_>) -> Option<Policy> {
     let scope = &mut scope.below("maglev", None);
     let balance = balance(&raw.balance_factor, scope);
@@ -127,7 +180,8 @@ fn maglev(raw: &RawMaglev, scope: &mut Scope<'_, '_>) -> Option<Policy> {
     if size.is_none() {
         let message = format!("`table-size` must be a prime number up to {}, not {}", TableSize::MAX, *raw.table_size);
         let problem = scope.error(raw.table_size.span(), message);
-        problem.help("common ones: 2039, 16381, 65537, 655373; at least a hundred times the number of endpoints");
+        let common = COMMON_SIZES.map(|size| size.to_string()).join(", ");
+        problem.help(format!("common ones: {common}; at least a hundred times the number of endpoints"));
     }
     Some(Policy::Maglev { size: size?, balance: balance? })
 }
@@ -248,7 +302,7 @@ pub(super) fn spill(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Spill
         RawSpillBy::Capacity => SpillBy::Capacity,
     };
     if by == SpillBy::Capacity || above.is_some() {
-        warn_of_unknown_capacities(raw, above.as_ref().and_then(Placed::span), scope);
+        warn_of_unknown_capacities(raw, by, above.as_ref(), scope);
     }
     let Some(above) = above else {
         if let Some(below) = below.as_ref().and_then(Placed::span).or_else(|| slope.span()) {
@@ -272,14 +326,26 @@ pub(super) fn spill(raw: &RawCluster, scope: &mut Scope<'_, '_>) -> Option<Spill
     Some(Spill { by, headroom: Some(headroom) })
 }
 
-fn warn_of_unknown_capacities(raw: &RawCluster, at: Option<std::ops::Range<usize>>, scope: &mut Scope<'_, '_>) {
+fn warn_of_unknown_capacities(
+    raw: &RawCluster,
+    by: SpillBy,
+    above: Option<&Placed<Percent>>,
+    scope: &mut Scope<'_, '_>,
+) {
+    let consequence = match (by, above.is_some()) {
+        (SpillBy::Weight, _) => "`spill` cannot tell how full it is",
+        (SpillBy::Capacity, false) => "`spill.by = \"capacity\"` goes by weights while one has none",
+        (SpillBy::Capacity, true) => {
+            "`spill.by = \"capacity\"` goes by weights while one has none, and `spill.above` cannot tell how full it is"
+        }
+    };
     if scope.was_refused("localities") {
         return;
     }
     for (name, locality) in &raw.localities {
         if locality.capacity.is_none() && locality.endpoints.iter().any(|endpoint| endpoint.max_connections.is_none()) {
-            let message = format!("locality `{}` has no `capacity`: `spill` cannot tell how full it is", **name);
-            let problem = scope.warning(name.span().or_else(|| at.clone()), message);
+            let message = format!("locality `{}` has no `capacity`: {consequence}", **name);
+            let problem = scope.warning(name.span().or_else(|| above.and_then(Placed::span)), message);
             problem.help("capacity = 50000, or `max-connections` for each of its endpoints");
         }
     }

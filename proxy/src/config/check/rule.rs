@@ -37,6 +37,9 @@ pub(super) fn all(around: &Around<'_>, scope: &mut Scope<'_, '_>) -> Option<Vec<
     warn_of_unknowable_clients(&rules, around, scope);
     warn_of_rules_without_effect(around, scope);
     warn_of_map_without_effect(around, scope);
+    for written in rules.iter().flatten() {
+        warn_of_nobody_in_service(written, around, scope);
+    }
     let complete = rules.iter().all(Option::is_some);
     let written: Vec<Written> = rules.into_iter().flatten().collect();
     // A rule without a key that was refused looks wider than it is meant.
@@ -395,6 +398,20 @@ fn warn_of_map_without_effect(around: &Around<'_>, scope: &mut Scope<'_, '_>) {
     if !is_strict && !names_rules(&cluster.steer) && !scope.was_refused("steer") {
         let problem = scope.warning(key.span(), "the map has no effect: `steer` does not name `rules`");
         problem.help("steer = [\"rules\", ...]");
+    }
+}
+
+/// Clients with a strict rule go nowhere else, so shares of nothing refuse them.
+fn warn_of_nobody_in_service(written: &Written, around: &Around<'_>, scope: &mut Scope<'_, '_>) {
+    let Rule { origin, terms } = &written.rule;
+    let has_no_share = |ix: &LocalityIx| {
+        around.cluster.localities.values().nth(usize::from(ix.0)).is_some_and(|locality| locality.share.0 == 0)
+    };
+    let mut all = terms.localities.iter().chain(&terms.fallback);
+    if terms.strict && !terms.localities.is_empty() && all.all(has_no_share) {
+        let message = format!("{origin} refuses its clients: each of its localities is at `share = \"0%\"`");
+        let problem = scope.warning(written.span.clone(), message);
+        problem.help("give one of them a share, or let others follow with `fallback = \"any\"`");
     }
 }
 

@@ -1130,8 +1130,134 @@ endpoints = [{ address = "10.0.0.7:5222" }]
 t.toml:7:25: warning: `slow-start` has no effect without a `window`
    help: slow-start.window = \"60s\"
 t.toml:8:36: warning: `spill.below` and `spill.slope` have no effect without `spill.above`
-t.toml:9:25: warning: locality `here` has no `capacity`: `spill` cannot tell how full it is
+t.toml:9:25: warning: locality `here` has no `capacity`: `spill.by = \"capacity\"` goes by weights while one has none
    help: capacity = 50000, or `max-connections` for each of its endpoints",
+    );
+}
+
+#[test]
+fn a_locality_without_capacity_is_a_warning_where_spill_over_goes_by_it() {
+    let check_spill = |spill: &str, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let place = "[clusters.im.localities.here]\nendpoints = [{ address = \"10.0.0.7:5222\" }]\n";
+        let help = "   help: capacity = 50000, or `max-connections` for each of its endpoints";
+        let want = format!("t.toml:7:25: warning: locality `here` has no `capacity`: {want}\n{help}");
+        check(&format!("{listener}[clusters.im]\n{spill}\n{place}"), &want);
+    };
+    check_spill("spill.above = \"70%\"", "`spill` cannot tell how full it is");
+    check_spill("spill.by = \"capacity\"", "`spill.by = \"capacity\"` goes by weights while one has none");
+    check_spill(
+        "spill = { by = \"capacity\", above = \"70%\" }",
+        "`spill.by = \"capacity\"` goes by weights while one has none, and `spill.above` cannot tell how full it is",
+    );
+}
+
+#[test]
+fn a_capacity_that_its_endpoints_cannot_reach_is_a_warning() {
+    let check_place = |place: &str, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        check(&format!("{listener}[clusters.im.localities.here]\n{place}"), want);
+    };
+    let limits = |first: &str, second: &str| {
+        let endpoint = |at: u8, limit: &str| format!("{{ address = \"10.0.0.{at}:5222\"{limit} }}");
+        format!("endpoints = [{}, {}]", endpoint(7, first), endpoint(8, second))
+    };
+    let both = limits(", max-connections = 100", ", max-connections = 200");
+    check_place(
+        &format!("capacity = 301\n{both}"),
+        "
+t.toml:6:12: warning: `capacity` (301) is more than its endpoints' `max-connections` together (300)
+   help: it can never be full; leave `capacity` out, and it is that sum",
+    );
+    check_place(&format!("capacity = 300\n{both}"), "");
+    check_place(&format!("capacity = 301\n{}", limits(", max-connections = 100", "")), "");
+    // The sum is more than can be counted.
+    check_place(&limits(", max-connections = 4294967295", ", max-connections = 4294967295"), "");
+}
+
+#[test]
+fn a_strict_rule_to_localities_out_of_service_is_a_warning() {
+    let check_rule = |rule: &str, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let place = |name: &str, share: &str, at: u8| {
+            format!(
+                "[clusters.im.localities.{name}]\nshare = \"{share}\"\nendpoints = [{{ address = \"10.0.0.{at}:1\" }}]\n"
+            )
+        };
+        let places = [place("a", "0%", 7), place("b", "0%", 8), place("c", "10%", 9)].concat();
+        check(&format!("{listener}{rule}\n{places}"), want);
+    };
+    let rule = |way: &str| format!("[[clusters.im.rules]]\nnetwork = \"10.0.0.0/8\"\n{way}");
+    let refuses = "
+t.toml:5:1: warning: rule 1 refuses its clients: each of its localities is at `share = \"0%\"`
+   help: give one of them a share, or let others follow with `fallback = \"any\"`";
+    check_rule(&rule("localities = [\"a\", \"b\"]\nstrict = true"), refuses);
+    check_rule(&rule("localities = \"a\"\nfallback = \"none\""), refuses);
+    check_rule(&rule("localities = \"a\"\nfallback = \"b\""), refuses);
+    check_rule(&rule("localities = [\"a\", \"c\"]\nfallback = \"none\""), "");
+    check_rule(&rule("localities = \"a\"\nfallback = \"c\""), "");
+    check_rule(&rule("localities = \"a\"\nfallback = [\"b\", \"any\"]"), "");
+    check_rule(&rule("localities = \"a\""), "");
+    check_rule(&rule("localities = \"refuse\""), "");
+}
+
+#[test]
+fn a_maglev_table_that_is_small_for_its_cluster_is_a_warning() {
+    let check_size = |endpoints: usize, policy: &str, size: Option<u32>, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let list: Vec<String> =
+            (0..endpoints).map(|ix| format!("{{ address = \"10.{}.{}.1:1\" }}", ix / 256, ix % 256)).collect();
+        let size = size.map(|size| format!("maglev.table-size = {size}")).unwrap_or_default();
+        let cluster = format!("[clusters.im]\npolicy = \"{policy}\"\n{size}\n[clusters.im.localities.here]\n");
+        check(&format!("{listener}{cluster}endpoints = [{}]", list.join(", ")), want);
+    };
+    let enough = "at least a hundred slots for each spread the keys evenly";
+    check_size(
+        21,
+        "maglev",
+        Some(2039),
+        &format!(
+            "t.toml:7:21: warning: `maglev.table-size` (2039) is small for 21 endpoints\n   \
+             help: maglev.table-size = 16381; {enough}"
+        ),
+    );
+    check_size(20, "maglev", Some(2039), "");
+    check_size(
+        656,
+        "maglev",
+        None,
+        &format!(
+            "t.toml:5:11: warning: `maglev.table-size` (65537) is small for 656 endpoints\n   \
+             help: maglev.table-size = 655373; {enough}"
+        ),
+    );
+    check_size(656, "p2c", None, "");
+}
+
+#[test]
+fn reports_that_are_too_old_to_count_are_a_warning() {
+    let check_cluster = |keys: &str, want: &str| {
+        let listener = "[listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
+        let place = "[clusters.im.localities.here]\nendpoints = [{ address = \"10.0.0.7:5222\" }]\n";
+        check(&format!("{listener}[clusters.im]\n{keys}\n{place}"), want);
+    };
+    let help = "   help: between two reports `prequal` would know nothing of other edges' requests; twice the interval is usual";
+    check_cluster(
+        "request-policy = \"prequal\"\nhealth.http.interval = \"10s\"",
+        &format!("t.toml:7:24: warning: `report-age` (5s) is shorter than the probes' `interval` (10s)\n{help}"),
+    );
+    check_cluster(
+        "policy = \"prequal\"\nprequal.report-age = \"1s\"\nhealth.http = {}",
+        &format!("t.toml:7:22: warning: `report-age` (1s) is shorter than the probes' `interval` (2s)\n{help}"),
+    );
+    check_cluster("request-policy = \"prequal\"\nhealth.http = {}", "");
+    check_cluster("request-policy = \"prequal\"", "");
+    check_cluster("health.http.interval = \"10s\"", "");
+    check_cluster(
+        "request-policy = \"prequal\"\nprequal.report-age = \"10s\"",
+        "
+t.toml:7:22: warning: `report-age` has no effect: endpoints report in answers to the `http` probe
+   help: health.http = {}",
     );
 }
 
@@ -1220,6 +1346,10 @@ fn what_probes_and_agents_are_asked_is_checked() {
     check_cluster(
         "health.http = { degraded-header = \"a b\" }",
         "t.toml:6:35: error: `a b` is not the name of a header field",
+    );
+    check_cluster(
+        "health.http = { load-header = \"a:b\" }",
+        "t.toml:6:31: error: `a:b` is not the name of a header field",
     );
     check_cluster(
         "health.websocket = { path = \"ws\", protocol = \"im v1\", initial = \"maybe\" }",
