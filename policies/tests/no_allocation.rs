@@ -9,8 +9,9 @@ use std::{
 };
 
 use policies::{
-    BalanceFactor, ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Latency, Locality,
-    LocalityIx, PickContext, Policy, RingSize, SeededDice, Standing, Steering, TableSize, Tick, Tried, Weight, compile,
+    AcceptRate, BalanceFactor, ClassView, ClusterView, Criterion, Cursors, Endpoint, EndpointIx, Kind, Latency, Limits,
+    Locality, LocalityIx, NoPick, Pick, PickContext, Policy, Reason, RingSize, SeededDice, Standing, Steering,
+    TableSize, Tick, Tried, Weight, compile,
 };
 
 /// The system's allocator, counting what each thread asks for.
@@ -70,10 +71,9 @@ fn view(policy: Policy) -> ClusterView {
     }
 }
 
-#[test]
-fn picking_and_giving_back_allocate_nothing() {
+fn policies() -> Vec<Policy> {
     let balance = Some(BalanceFactor::default());
-    for policy in [
+    vec![
         Policy::RoundRobin,
         Policy::LeastConnections,
         Policy::Random,
@@ -88,7 +88,12 @@ fn picking_and_giving_back_allocate_nothing() {
         },
         Policy::Maglev { size: TableSize::default(), balance },
         Policy::RingHash { size: RingSize::default(), balance },
-    ] {
+    ]
+}
+
+#[test]
+fn picking_and_giving_back_allocate_nothing() {
+    for policy in policies() {
         let view = view(policy);
         let plan = compile(&view, &ClassView::default());
         let (mut dice, mut cursors) = (SeededDice::new(1), Cursors::new(1));
@@ -125,6 +130,94 @@ fn being_refused_allocates_nothing() {
         assert!(plan.pick(Kind::Tunnel, &mut cx).is_err());
     });
     assert_eq!(counted, 0);
+}
+
+/// Something that leads picks another way, and how to know that it did.
+struct Detour {
+    about: &'static str,
+    change: fn(&mut ClusterView),
+    pinned: bool,
+    was_taken: fn(&Result<Pick, NoPick>) -> bool,
+}
+
+fn limits(max_connections: u32, max_pending: u32) -> Limits {
+    Limits { max_connections: NonZeroU32::new(max_connections), max_pending: NonZeroU32::new(max_pending) }
+}
+
+fn has_reason(pick: &Result<Pick, NoPick>, reason: Reason) -> bool {
+    pick.as_ref().is_ok_and(|pick| pick.reason == reason)
+}
+
+const DETOURS: [Detour; 8] = [
+    Detour { about: "a pin", change: |_| {}, pinned: true, was_taken: |pick| has_reason(pick, Reason::Sticky) },
+    Detour {
+        about: "a limit of the cluster",
+        change: |view| view.limits = limits(20, 0),
+        pinned: false,
+        was_taken: |pick| matches!(pick, Err(NoPick::LimitReached)),
+    },
+    Detour {
+        about: "a limit of pending connections",
+        change: |view| view.limits = limits(0, 20),
+        pinned: false,
+        was_taken: |pick| matches!(pick, Err(NoPick::LimitReached)),
+    },
+    Detour {
+        about: "a limit of a priority",
+        change: |view| view.priority_limits = vec![(0, limits(5, 5))],
+        pinned: false,
+        was_taken: |pick| pick.as_ref().is_ok_and(|pick| pick.tier > 0),
+    },
+    Detour {
+        about: "accept rates",
+        change: |view| {
+            view.endpoints.iter_mut().for_each(|endpoint| endpoint.accept_rate = AcceptRate::per_second(10.0));
+        },
+        pinned: false,
+        was_taken: |pick| matches!(pick, Err(NoPick::RateLimited)),
+    },
+    Detour {
+        about: "degraded levels",
+        change: |view| view.endpoints.iter_mut().skip(3).for_each(|endpoint| endpoint.degraded = true),
+        pinned: false,
+        was_taken: |pick| has_reason(pick, Reason::Degraded),
+    },
+    Detour {
+        about: "panic",
+        change: |view| view.endpoints.iter_mut().for_each(|endpoint| endpoint.standing = Standing::Down),
+        pinned: false,
+        was_taken: |pick| has_reason(pick, Reason::Panic),
+    },
+    Detour {
+        about: "panic with a pin",
+        change: |view| view.endpoints.iter_mut().for_each(|endpoint| endpoint.standing = Standing::Down),
+        pinned: true,
+        was_taken: |pick| has_reason(pick, Reason::Panic),
+    },
+];
+
+#[test]
+fn no_way_to_a_pick_allocates() {
+    for policy in policies() {
+        for Detour { about, change, pinned, was_taken } in DETOURS {
+            let mut view = view(policy);
+            change(&mut view);
+            let plan = compile(&view, &ClassView::default());
+            let (mut dice, mut cursors, tried) = (SeededDice::new(1), Cursors::new(1), Tried::new());
+            let mut held = Vec::with_capacity(400);
+            let counted = allocations_of(|| {
+                for ix in 0..400_u32 {
+                    let mut cx = PickContext::new(&mut dice, &mut cursors, &tried, Tick::default());
+                    cx.key = (ix % 2 == 0).then_some(u64::from(ix));
+                    cx.pin = pinned.then_some(EndpointIx(ix % 61));
+                    held.push(plan.pick(if ix % 3 == 0 { Kind::Request } else { Kind::Tunnel }, &mut cx));
+                }
+            });
+            assert_eq!(counted, 0, "{about}, {policy:?}");
+            assert!(held.iter().any(was_taken), "{about} led no pick another way, {policy:?}");
+            assert_eq!(allocations_of(|| held.clear()), 0, "giving back: {about}, {policy:?}");
+        }
+    }
 }
 
 #[test]

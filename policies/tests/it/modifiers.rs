@@ -121,6 +121,25 @@ fn panic_and_pins_do_not_wait_for_a_slow_start() {
     assert_eq!(shares(&view, &mut worker), [PICKS, 0]);
 }
 
+#[test]
+fn what_drains_holds_no_slow_start_back_and_keeps_its_own_for_its_return() {
+    for policy in DRAWING {
+        let drains = || endpoint(0).warming_up(25).standing(Standing::Draining);
+        let view = cluster(policy, vec![drains(), endpoint(0).warming_up(25), endpoint(0)]);
+        let counts = shares(&view, &mut Worker::new(15));
+        assert!(counts[0] == 0 && near(counts[1], 0.2), "25 % against one: {policy:?}: {counts:?}");
+        // What drains is no old endpoint that those who are new would wait for.
+        let old = endpoint(0).standing(Standing::Draining);
+        let view = cluster(policy, vec![old, endpoint(0).warming_up(10), endpoint(0).warming_up(10)]);
+        let counts = shares(&view, &mut Worker::new(16));
+        assert!(counts[0] == 0 && near(counts[1], 0.5), "{policy:?}: {counts:?}");
+        // A drain that is called off changes nothing of how new it is.
+        let view = cluster(policy, vec![drains().standing(Standing::Up), endpoint(0)]);
+        let counts = shares(&view, &mut Worker::new(17));
+        assert!(near(counts[0], 0.2), "{policy:?}: {counts:?}");
+    }
+}
+
 // Weight …
 
 #[test]
@@ -219,6 +238,42 @@ fn an_accept_rate_is_kept_in_panic() {
     let mut worker = Worker::new(1);
     assert_eq!(worker.pick(&plan).map(|pick| pick.reason), Ok(Reason::Panic));
     assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::RateLimited);
+}
+
+#[test]
+fn what_is_ejected_takes_no_turn_of_its_accept_rate_and_lends_it_to_nobody() {
+    for policy in policies() {
+        // Three quarters stay, so nobody panics.
+        let ejected = endpoint(0).rate(10.0).standing(Standing::Suspect);
+        let rated = || endpoint(0).rate(10.0);
+        let mut view = cluster(policy, vec![ejected, rated(), rated(), rated()]);
+        let plan = compile(&view, &ANYBODY);
+        let mut worker = Worker::new(18);
+        let picks: Vec<Pick> = std::iter::from_fn(|| worker.pick(&plan).ok()).collect();
+        let mut places: Vec<u32> = picks.iter().map(|pick| pick.endpoint.0).collect();
+        places.sort_unstable();
+        assert_eq!(places, [1, 2, 3], "{policy:?}");
+        assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::RateLimited, "{policy:?}");
+        // It returns at the same moment, with its own turn and no other.
+        view.endpoints[0].standing = Standing::Up;
+        let plan = compile(&view, &ANYBODY);
+        assert_eq!(worker.pick(&plan).map(|pick| pick.endpoint.0), Ok(0), "{policy:?}");
+        assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::RateLimited, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_ejected_endpoint_keeps_its_accept_rate_in_panic() {
+    for policy in policies() {
+        let ejected = || endpoint(0).rate(10.0).standing(Standing::Suspect);
+        let view = cluster(policy, vec![ejected(), ejected()]);
+        let plan = compile(&view, &ANYBODY);
+        let mut worker = Worker::new(19);
+        let picks: Vec<Pick> = std::iter::from_fn(|| worker.pick(&plan).ok()).collect();
+        assert_eq!(picks.len(), 2, "one turn each: {policy:?}");
+        assert!(picks.iter().all(|pick| pick.reason == Reason::Panic), "{policy:?}");
+        assert_eq!(worker.pick(&plan).unwrap_err(), NoPick::RateLimited, "{policy:?}");
+    }
 }
 
 #[test]
