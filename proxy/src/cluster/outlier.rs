@@ -48,8 +48,13 @@ pub fn saw(state: &State, endpoint: &EndpointState, sign: Sign) {
     }
 }
 
-/// A failure that is known to be looked at.
+/// A failure that was looked at when the trip began. It no longer counts when a reload has turned detection off since.
 pub fn count(state: &State, endpoint: &EndpointState, kind: Kind, failure: Failure) {
+    let snapshot = state.snapshot.load();
+    let is_on = |plan: &ClusterPlan| plan.config.name == endpoint.cluster && plan.config.outlier.is_on();
+    if !snapshot.clusters.iter().any(|plan| is_on(plan)) {
+        return;
+    }
     endpoint.outlier.failed(kind, failure);
     events::endpoint_failed(state, endpoint, failure);
     state.outlier_due.notify_one();

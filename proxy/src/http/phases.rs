@@ -43,6 +43,8 @@ pub struct Passage {
     sent: Option<Sent>,
     /// Held while a further try connects.
     retry: Option<Retry>,
+    /// The request went over a connection that had served others before.
+    reused: bool,
     /// What the endpoint has answered.
     status: Option<u16>,
     /// The endpoint broke off before or within its answer, or gave none in time.
@@ -116,13 +118,13 @@ impl ProxyHttp for Phases {
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
-        _reused: bool,
+        reused: bool,
         _peer: &HttpPeer,
         #[cfg(unix)] _fd: std::os::fd::RawFd,
         _digest: Option<&Digest>,
         passage: &mut Passage,
     ) -> Result<()> {
-        passage.connected();
+        passage.connected(reused);
         Ok(())
     }
 
@@ -325,8 +327,9 @@ impl Passage {
         }
     }
 
-    fn connected(&mut self) {
+    fn connected(&mut self, reused: bool) {
         self.retry = None;
+        self.reused = reused;
         let (Some(begun), Some(cluster)) = (&mut self.begun, &self.cluster) else { return };
         if let Some(picked) = &mut begun.trip.picked {
             picked.lease.connected();
@@ -350,7 +353,8 @@ impl Passage {
 
     /// Notes the failure; the status to answer with, 0 when nobody is left to answer.
     fn failed(&mut self, e: &Error) -> u16 {
-        if *e.esource() == ErrorSource::Upstream {
+        let is_fault = *e.esource() == ErrorSource::Upstream && !self.met_the_end(e);
+        if is_fault {
             self.endpoint_answered(true);
         }
         let Some(begun) = &mut self.begun else { return 400 };
@@ -369,12 +373,20 @@ impl Passage {
             (_, ErrorSource::Downstream) => (Outcome::BadRequest, 400),
             _ => (Outcome::BadAnswer, 500),
         };
-        self.broke_off = *e.esource() == ErrorSource::Upstream && outcome == Outcome::BadAnswer;
+        self.broke_off = is_fault && outcome == Outcome::BadAnswer;
         // What a failed try or pick said of it is more than that it failed.
         if !matches!(begun.trip.outcome, Outcome::ConnectFailed | Outcome::NoEndpoint) {
             begun.trip.fail(outcome, e.etype().as_str());
         }
         status
+    }
+
+    /// Whether the endpoint ended a kept connection while the request was on its way, as it may at any time (RFC 9112
+    /// section 9.5). One that could be repeated would have been (section 9.3.1). An HTTP/2 connection says goodbye first.
+    fn met_the_end(&self, e: &Error) -> bool {
+        let may_end = self.cluster.as_ref().is_some_and(|cluster| cluster.config.http == UpstreamHttp::V1);
+        let ended = matches!(e.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+        self.reused && may_end && ended && self.status.is_none()
     }
 
     fn answered(&mut self, outcome: Outcome, status: u16) {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::edge::{Edge, SOON};
 use crate::ends::{CLOSE, client_frame, server_frame};
-use crate::parts::{tcp_with, turned_away, upgrade_head, wait_until_picks_know, web_with};
+use crate::parts::{ask, tcp_with, turned_away, upgrade_head, wait_until_picks_know, web_with};
 
 /// Returns within the time of a test: the shortest ejection that there is, without the spread.
 const QUICK: &str = "policy = \"round-robin\"\nrequest-policy = \"round-robin\"\n\
@@ -260,6 +260,29 @@ async fn an_http_endpoint_that_answers_503_is_ejected_and_one_that_answers_500_i
     }
 }
 
+/// Either side may end a kept connection at any time (RFC 9112 section 9.5), also just as a request is on its way; one that
+/// must not be sent again fails then, and that is nobody's fault.
+#[tokio::test]
+async fn an_endpoint_that_ends_a_kept_connection_has_not_failed_and_one_that_ends_a_new_one_has() {
+    for end in [Action::Close, Action::Reset] {
+        let stub = HttpStub::scripted("ends", move |head| match head.starts_with(b"GET ") {
+            true => vec![Action::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())],
+            false => vec![end.clone()],
+        });
+        let stub = stub.await.unwrap();
+        let edge = Edge::start(&format!("[edge]\nworkers = 1\n{}", web_with("", LONG, &[stub.address()]))).await;
+        assert_eq!(http::get(edge.address("web"), "/").await.unwrap().status, 200);
+        for (connections, failures) in [(1, 0), (2, 1)] {
+            let request = "POST / HTTP/1.1\r\nHost: im.test\r\nContent-Length: 0\r\n\r\n";
+            assert_eq!(ask(edge.address("web"), request).await.status, 502);
+            edge.wait_for_lines(1 + connections).await;
+            assert_eq!(stub.connections(), u64::try_from(connections).unwrap());
+            let kind = [("kind", "gateway-error")];
+            assert_eq!(edge.count("warbler_endpoint_failures_total", &kind).await, failures);
+        }
+    }
+}
+
 #[tokio::test]
 async fn all_errors_count_when_they_are_asked_to_and_none_when_it_is_off() {
     for (keys, failures) in [("outlier = { server-errors = true, consecutive = 0 }", 10), ("outlier.off = true", 0)] {
@@ -325,6 +348,28 @@ async fn a_reload_that_turns_detection_off_brings_everybody_back() {
     edge.reload(&config.replace(LONG, "outlier.off = true")).await;
     edge.wait_for_standing(bad.address, "up").await;
     assert_eq!(edge.count("warbler_endpoints_ejected", &[]).await, 0);
+}
+
+/// Also of the tunnels that were there before: they were watched, and are no longer.
+#[tokio::test]
+async fn a_reload_that_turns_detection_off_ends_the_counting_at_once() {
+    for (reloaded, failures) in [("outlier = { early-close = \"0s\" }", 1), ("outlier.off = true", 0)] {
+        let mut endpoint = EchoTcp::start().await.unwrap();
+        let watched = "outlier = { early-close = \"1m\" }";
+        let config = tcp_with("", watched, &[endpoint.address()]);
+        let edge = Edge::start(&config).await;
+        let mut client = RawClient::connect(edge.address("im")).await.unwrap();
+        let connected =
+            async || (edge.leases(&[endpoint.address()]).await == [1] && endpoint.accepted() > 0).then_some(());
+        eventually(SOON, "the tunnel", connected).await.unwrap();
+        edge.reload(&config.replace(watched, reloaded)).await;
+        endpoint.stop().await;
+        client.read_to_end().await.ok();
+        drop(client);
+        edge.wait_for_lines(1).await;
+        let counted = edge.count("warbler_endpoint_failures_total", &[("kind", "early-close")]).await;
+        assert_eq!(counted, failures, "{reloaded}");
+    }
 }
 
 #[tokio::test]
