@@ -10,7 +10,7 @@ use super::{Code, say};
 use crate::config::units::{Period, Rate};
 use crate::config::{Config, OpenFiles, load};
 use crate::simulate::crowd::{Crowd, Places};
-use crate::simulate::{Outage, Report, Scenario, Simulation, picture};
+use crate::simulate::{Outage, Report, Scenario, SimulateError, Simulation, picture};
 use crate::trace::{self, Lines};
 
 #[derive(Debug, Args)]
@@ -71,13 +71,24 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -
     }
     let Some(configs) = configs.into_iter().collect::<Option<Vec<_>>>() else { return Code::WrongConfig };
     let scenario = Scenario { seed: args.seed, load: args.load, outages: args.fail.clone() };
-    match run(args, scenario, configs, err).and_then(|report| show(args, &report, out)) {
+    match run(args, scenario, configs, err).and_then(|report| show(args, &report, out).map_err(failed)) {
         Ok(()) => Code::Done,
-        Err(error) => {
+        Err((code, error)) => {
             say(err, format!("error: {error}"));
-            Code::Failed
+            code
         }
     }
+}
+
+/// What a run ends with that did not get to its end, and why.
+type Ended = (Code, String);
+
+fn failed(error: String) -> Ended {
+    (Code::Failed, error)
+}
+
+fn refused(error: SimulateError) -> Ended {
+    (if error.is_usage() { Code::Usage } else { Code::Failed }, error.to_string())
 }
 
 fn loaded(file: &Path, err: &mut dyn Write) -> Option<(String, Config)> {
@@ -95,11 +106,11 @@ fn run(
     scenario: Scenario,
     configs: Vec<(String, Config)>,
     err: &mut dyn Write,
-) -> Result<Report, String> {
+) -> Result<Report, Ended> {
     let seed = scenario.seed;
-    let mut simulation = Simulation::new(scenario, configs).map_err(|error| error.to_string())?;
+    let mut simulation = Simulation::new(scenario, configs).map_err(refused)?;
     let lines = match (&args.clients, args.generate) {
-        (Some(file), _) => Some(read_trace(file, &mut simulation, err)?),
+        (Some(file), _) => Some(read_trace(file, &mut simulation, err).map_err(failed)?),
         (None, count) => {
             let (clients, places) = (count.unwrap_or(0), args.countries.clone());
             let (per_second, lifetime) = (args.rate.per_second, args.lifetime.0);
@@ -107,7 +118,7 @@ fn run(
             None
         }
     };
-    let report = simulation.run().map_err(|error| error.to_string())?;
+    let report = simulation.run().map_err(refused)?;
     Ok(Report { lines, ..report })
 }
 

@@ -27,7 +27,7 @@ use crate::reload::files::GeoFiles;
 use crate::route::Routes;
 use crate::trace::Visit;
 
-/// A control tick: what changed since the last one gets into the plans.
+/// A control tick: what changed since the last one gets into the plans. Ticks in which nothing can change are left out.
 const TICK_US: u64 = 1_000_000;
 
 /// Points of the curves in a report, at most one a tick.
@@ -248,6 +248,16 @@ impl World {
             self.next_sample += self.sample_every;
             self.sites.iter_mut().for_each(Site::sample);
         }
+        if self.sites.iter().all(Site::is_settled) {
+            self.next_tick = self.next_tick.max(self.next_border().min(self.next_sample).next_multiple_of(TICK_US));
+        }
+    }
+
+    /// When the next outage begins or ends.
+    fn next_border(&self) -> u64 {
+        let borders = self.outages.iter().flat_map(|Struck { outage, .. }| [Some(outage.from), outage.until]).flatten();
+        let borders = borders.map(|border| u64::try_from(border.as_micros()).unwrap_or(u64::MAX));
+        borders.filter(|&border| border > self.now).min().unwrap_or(u64::MAX)
     }
 
     /// What goes down in this moment.
@@ -433,6 +443,12 @@ impl Site {
         let keys = self.plan.keys.as_ref()?;
         let known = client.place.address.and_then(|address| keys.read(address, None, SystemTime::UNIX_EPOCH).key);
         Some(known.map_or_else(|| hash_key(&visitor.to_le_bytes()), |key| key.hash))
+    }
+
+    /// Whether its plan stays as it is until an outage begins or ends: nobody warms up, and no locality sends clients on
+    /// when it gets full.
+    fn is_settled(&self) -> bool {
+        !self.health_changed && !self.plan.is_warming_up() && self.plan.config.spill.headroom.is_none()
     }
 
     fn is_down(&self, endpoint: EndpointIx) -> bool {
