@@ -186,7 +186,7 @@ impl World {
         };
         self.sites[cluster.0].clients += 1;
         let Some(place) = self.connect(visitor, cluster, dice) else { return Landing::Refused };
-        let landing = Landing::Endpoint(self.sites[cluster.0].first + place.0.0);
+        let landing = self.sites[cluster.0].landing(&self.visitors[visitor], place.0);
         let slot = self.held.insert(Held { visitor, cluster, place: Some(place) });
         self.ends.push(Reverse((self.now.saturating_add(lasts), slot)));
         landing
@@ -488,14 +488,20 @@ impl Site {
         self.samples.push(self.localities.iter().map(|gauge| gauge.now).collect());
     }
 
+    fn landing(&self, visitor: &Visitor, endpoint: EndpointIx) -> Landing {
+        let by_key = || {
+            let (rule, _) = self.plan.class_of(&visitor.client);
+            self.plan.policy_of(rule, visitor.kind).goes_by_key()
+        };
+        Landing::Endpoint { place: self.first + endpoint.0, by_key: self.plan.keys.is_some() && by_key() }
+    }
+
     fn names(&self) -> impl Iterator<Item = EndpointName> {
-        let by_key = self.plan.config.policy.goes_by_key();
-        self.addresses.iter().zip(&self.plan.view.endpoints).map(move |(address, endpoint)| EndpointName {
+        self.addresses.iter().zip(&self.plan.view.endpoints).map(|(address, endpoint)| EndpointName {
             address: address.clone(),
             locality: format!("{}/{}", self.plan.config.name, self.plan.locality_name(endpoint.locality)),
             weight: endpoint.weight.get(),
             max_connections: endpoint.max_connections.map(|max| u64::from(max.get())),
-            by_key,
         })
     }
 
