@@ -186,6 +186,25 @@ async fn clients_that_are_made_up_go_to_what_is_near_and_the_round_trip_is_predi
 }
 
 #[tokio::test]
+async fn clients_that_are_made_up_can_be_written_down_and_come_again_from_the_file() {
+    let (near, far) = (endpoint(1, ""), endpoint(2, ""));
+    let places = [("frankfurt", "location = [50.11, 8.68]", &*near), ("virginia", "location = [38.9, -77.4]", &*far)];
+    let workspace = in_workspace(&config("", &places), 1);
+    let crowd = ["--generate", "3000", "--countries", "DE=70,38.9/-77.4=30", "--lifetime", "1m"];
+    let made_up = simulated(&workspace, &[&crowd[..], &["--trace-out", "crowd.ndjson"]].concat()).await;
+    let read = simulated(&workspace, &["--clients", "crowd.ndjson"]).await;
+    assert_eq!(read["lines"], json!({ "clients": 3000, "skipped": 0, "broken": 0 }));
+    assert_eq!(arrivals(&read, 0), arrivals(&made_up, 0));
+    let round_trips = |report: &Value| report["runs"][0]["clusters"][0]["rtt_ms"].clone();
+    assert_eq!(round_trips(&read), round_trips(&made_up), "they stand where they stood");
+    let lines = std::fs::read_to_string(workspace.path("crowd.ndjson")).unwrap();
+    assert!(lines.contains("\"country\":\"DE\"") && lines.contains("\"location\":[38.9,-77.4]"), "{lines:.300}");
+    let finished = simulate(&workspace, &[&crowd[..], &["--trace-out", "no/where"]].concat()).await;
+    assert_eq!(finished.code(), 1);
+    assert!(finished.stderr.contains("no/where cannot be written"), "{}", finished.stderr);
+}
+
+#[tokio::test]
 async fn who_moves_between_two_configurations_is_a_table() {
     let workspace = in_workspace(&tied_and_behind(), 1_000);
     let moved = tied_and_behind().replace("priority = 1", "priority = 9").replace("priority = 0", "priority = 10");
