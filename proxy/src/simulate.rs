@@ -20,6 +20,8 @@ mod world;
 pub mod picture;
 pub mod report;
 
+use std::time::Duration;
+
 use policies::{Dice, SeededDice};
 
 use self::moves::Landings;
@@ -27,7 +29,7 @@ pub use self::outage::Outage;
 pub use self::report::Report;
 use self::world::World;
 use crate::config::Config;
-use crate::trace::Visit;
+use crate::trace::{LONGEST_SPAN, Visit, days};
 
 /// What happens besides the clients.
 #[derive(Debug, Clone)]
@@ -54,6 +56,18 @@ pub enum SimulateError {
     Nowhere { name: String, known: String },
     #[error("there are no clients: nothing was simulated")]
     NoClients,
+    #[error(
+        "the clients come in {} days, and at most {} are simulated: generate fewer of them or raise --rate",
+        days(*.0), days(LONGEST_SPAN)
+    )]
+    TooLong(Duration),
+}
+
+impl SimulateError {
+    /// Whether the command line asks for what there is not.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, SimulateError::Nowhere { .. } | SimulateError::TooLong(_))
+    }
 }
 
 /// Clients and the worlds that they come to. First everybody is admitted, then it runs.
@@ -107,7 +121,7 @@ impl Simulation {
     /// Lets everybody come, stay and leave; it ends with the last arrival.
     ///
     /// # Errors
-    /// When nobody was admitted.
+    /// When nobody was admitted, or when they come in a longer time than [`LONGEST_SPAN`], which is a slip.
     pub fn run(mut self) -> Result<Report, SimulateError> {
         // A log is in the order of the ends, and a trace may be in any.
         let mut order: Vec<usize> = (0..self.arrivals.len()).collect();
@@ -115,6 +129,10 @@ impl Simulation {
         let (Some(&first), Some(&last)) = (order.first(), order.last()) else { return Err(SimulateError::NoClients) };
         let began = self.arrivals[first].at;
         let span = self.arrivals[last].at - began;
+        // A trace was measured when it was read; the copies of its last client are no reason to refuse it.
+        if Duration::from_micros(span.saturating_sub(LATEST_COPY_US.into())) > LONGEST_SPAN {
+            return Err(SimulateError::TooLong(Duration::from_micros(span)));
+        }
         self.worlds.iter_mut().for_each(|world| world.start(span));
         let mut landings = Landings::default();
         for nth in order {

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// Broken lines that a trace may have; with one more it is not believed.
 pub const MOST_BROKEN: u64 = 10;
 
+/// From the earliest client to the latest: more is a slip, such as seconds where milliseconds are meant.
+pub const LONGEST_SPAN: Duration = Duration::from_secs(400 * 86_400);
+
 /// Bytes of a line at most: a file without line ends is no trace, and is not read into memory to find out.
 const LONGEST_LINE: usize = 1024 * 1024;
 
@@ -79,13 +82,19 @@ pub enum TraceError {
         "{file}: more than {MOST_BROKEN} lines are broken, the last one read is line {line}; is this a trace or an access log?"
     )]
     TooManyBroken { file: String, line: u64 },
+    #[error(
+        "{file}:{earliest} is {} days before the latest, {file}:{latest}: a trace spans {} days at most, and `time_ms` is \
+         in milliseconds since 1970",
+        days(*.span), days(LONGEST_SPAN)
+    )]
+    TooLong { file: String, earliest: u64, latest: u64, span: Duration },
 }
 
 /// Reads a trace and hands over its clients as they come. `file` is what problems call it; each broken line goes to
 /// `complain` and is left out.
 ///
 /// # Errors
-/// When it cannot be read, or when more than [`MOST_BROKEN`] lines are broken.
+/// When it cannot be read, when more than [`MOST_BROKEN`] lines are broken, or when it spans more than [`LONGEST_SPAN`].
 pub fn read(
     mut input: impl BufRead,
     file: &str,
@@ -93,6 +102,7 @@ pub fn read(
     mut complain: impl FnMut(&Broken),
 ) -> Result<Lines, TraceError> {
     let mut lines = Lines::default();
+    let mut span = Span::default();
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -110,7 +120,10 @@ pub fn read(
             continue;
         }
         match with_visit(text, &mut take) {
-            Ok(Found::Client) => lines.clients += 1,
+            Ok(Found::Client { at }) => {
+                lines.clients += 1;
+                span.add(at, line);
+            }
             Ok(Found::SomethingElse) => lines.skipped += 1,
             Err((message, help)) => {
                 lines.broken += 1;
@@ -121,11 +134,42 @@ pub fn read(
             }
         }
     }
+    span.check(file)?;
     Ok(lines)
 }
 
+/// The earliest and the latest client, each with its line.
+#[derive(Default)]
+struct Span(Option<[(Duration, u64); 2]>);
+
+impl Span {
+    fn add(&mut self, at: Duration, line: u64) {
+        let [earliest, latest] = self.0.get_or_insert([(at, line); 2]);
+        if at < earliest.0 {
+            *earliest = (at, line);
+        }
+        if at > latest.0 {
+            *latest = (at, line);
+        }
+    }
+
+    fn check(&self, file: &str) -> Result<(), TraceError> {
+        let Some([(first, earliest), (last, latest)]) = self.0 else { return Ok(()) };
+        let span = last - first;
+        if span > LONGEST_SPAN {
+            return Err(TraceError::TooLong { file: file.to_owned(), earliest, latest, span });
+        }
+        Ok(())
+    }
+}
+
+/// Whole ones.
+pub fn days(time: Duration) -> u64 {
+    time.as_secs() / 86_400
+}
+
 enum Found {
-    Client,
+    Client { at: Duration },
     SomethingElse,
 }
 
@@ -178,8 +222,9 @@ fn with_visit(text: &[u8], take: &mut impl FnMut(&Visit<'_>)) -> Result<Found, W
     if line.time_ms.is_none() && line.seconds.is_none() && line.client.is_none() {
         return Ok(Found::SomethingElse);
     }
-    take(&line.visit(kind)?);
-    Ok(Found::Client)
+    let visit = line.visit(kind)?;
+    take(&visit);
+    Ok(Found::Client { at: visit.at })
 }
 
 /// serde's message without the position, which counts inside the line.

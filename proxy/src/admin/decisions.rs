@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use policies::{EndpointIx, Kind, Past, Policy, Repeat};
+use policies::{EndpointIx, Past, Policy, Repeat};
 use serde::{Deserialize, Serialize};
 
 use super::explain::tie_break::{Compared, TieBreak, compared};
@@ -158,12 +158,7 @@ impl<'a> Teller<'a> {
     }
 
     fn policy(&self) -> Option<Policy> {
-        let config = &self.successor?.config;
-        let terms = self.decision.rule().and_then(|rule| config.rules.get(usize::from(rule))).map(|rule| &rule.terms);
-        Some(match self.decision.kind {
-            Kind::Tunnel => terms.and_then(|terms| terms.policy).unwrap_or(config.policy),
-            Kind::Request => terms.and_then(|terms| terms.request_policy).unwrap_or(config.request_policy),
-        })
+        Some(self.successor?.policy_of(self.decision.rule(), self.decision.kind))
     }
 
     fn repeat(&self) -> Repeated {

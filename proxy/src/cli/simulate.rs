@@ -1,7 +1,7 @@
 //! `warbler simulate`: what a configuration would do with clients that came before, or that are made up.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,8 +9,8 @@ use clap::Args;
 use super::{Code, say};
 use crate::config::units::{Period, Rate};
 use crate::config::{Config, OpenFiles, load};
-use crate::simulate::crowd::{Crowd, Places};
-use crate::simulate::{Outage, Report, Scenario, Simulation, picture};
+use crate::simulate::crowd::{self, Crowd, Places};
+use crate::simulate::{Outage, Report, Scenario, SimulateError, Simulation, picture};
 use crate::trace::{self, Lines};
 
 #[derive(Debug, Args)]
@@ -24,6 +24,9 @@ pub struct SimulateArgs {
     /// Makes so many clients up instead.
     #[arg(long, value_name = "COUNT")]
     generate: Option<u64>,
+    /// Writes the generated clients to this file, too, as a trace: to try them on other configurations.
+    #[arg(long, value_name = "FILE", requires = "generate")]
+    trace_out: Option<PathBuf>,
     /// Where generated clients are, each place with its share: countries, or latitude/longitude.
     #[arg(long, value_name = "DE=30,48.9/2.4=20", default_value = "US=30,DE=20,BR=15,IN=20,JP=15")]
     countries: Places,
@@ -71,13 +74,24 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write, err: &mut dyn Write) -
     }
     let Some(configs) = configs.into_iter().collect::<Option<Vec<_>>>() else { return Code::WrongConfig };
     let scenario = Scenario { seed: args.seed, load: args.load, outages: args.fail.clone() };
-    match run(args, scenario, configs, err).and_then(|report| show(args, &report, out)) {
+    match run(args, scenario, configs, err).and_then(|report| show(args, &report, out).map_err(failed)) {
         Ok(()) => Code::Done,
-        Err(error) => {
+        Err((code, error)) => {
             say(err, format!("error: {error}"));
-            Code::Failed
+            code
         }
     }
+}
+
+/// What a run ends with that did not get to its end, and why.
+type Ended = (Code, String);
+
+fn failed(error: String) -> Ended {
+    (Code::Failed, error)
+}
+
+fn refused(error: SimulateError) -> Ended {
+    (if error.is_usage() { Code::Usage } else { Code::Failed }, error.to_string())
 }
 
 fn loaded(file: &Path, err: &mut dyn Write) -> Option<(String, Config)> {
@@ -95,19 +109,23 @@ fn run(
     scenario: Scenario,
     configs: Vec<(String, Config)>,
     err: &mut dyn Write,
-) -> Result<Report, String> {
+) -> Result<Report, Ended> {
     let seed = scenario.seed;
-    let mut simulation = Simulation::new(scenario, configs).map_err(|error| error.to_string())?;
+    let mut simulation = Simulation::new(scenario, configs).map_err(refused)?;
     let lines = match (&args.clients, args.generate) {
-        (Some(file), _) => Some(read_trace(file, &mut simulation, err)?),
+        (Some(file), _) => Some(read_trace(file, &mut simulation, err).map_err(failed)?),
         (None, count) => {
             let (clients, places) = (count.unwrap_or(0), args.countries.clone());
             let (per_second, lifetime) = (args.rate.per_second, args.lifetime.0);
-            Crowd { clients, per_second, lifetime, places, seed }.for_each(|visit| simulation.admit(visit));
+            let crowd = Crowd { clients, per_second, lifetime, places, seed };
+            if let Some(file) = &args.trace_out {
+                write_trace(&crowd, file).map_err(failed)?;
+            }
+            crowd.for_each(|visit| simulation.admit(visit));
             None
         }
     };
-    let report = simulation.run().map_err(|error| error.to_string())?;
+    let report = simulation.run().map_err(refused)?;
     Ok(Report { lines, ..report })
 }
 
@@ -128,6 +146,20 @@ pub(super) fn read_trace(file: &Path, simulation: &mut Simulation, err: &mut dyn
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })
+}
+
+fn write_trace(crowd: &Crowd, file: &Path) -> Result<(), String> {
+    let write = || {
+        let mut out = BufWriter::new(File::create(file)?);
+        let mut written = Ok(());
+        crowd.for_each(|visit| {
+            if written.is_ok() {
+                written = crowd::write_line(visit, &mut out);
+            }
+        });
+        written.and_then(|()| out.flush())
+    };
+    write().map_err(|cause: io::Error| format!("{} cannot be written: {cause}", file.display()))
 }
 
 fn show(args: &SimulateArgs, report: &Report, out: &mut dyn Write) -> Result<(), String> {

@@ -234,6 +234,15 @@ impl ClusterPlan {
         }
     }
 
+    /// The policy that picks for clients of this rule: its own, or else the cluster's.
+    pub fn policy_of(&self, rule: Option<u16>, kind: Kind) -> Policy {
+        let rule = rule.and_then(|rule| self.view.steering.rules.get(usize::from(rule)));
+        match kind {
+            Kind::Tunnel => rule.and_then(|rule| rule.policy).unwrap_or(self.view.policy),
+            Kind::Request => rule.and_then(|rule| rule.request_policy).unwrap_or(self.view.request_policy),
+        }
+    }
+
     /// A place in the retry budget for one more try, given back by its drop; `None` when the budget is used up.
     pub fn retry(&self, state: &State) -> Option<Retry> {
         let active = self.members.iter().fold(0_u32, |sum, member| sum.saturating_add(member.load.leases()));

@@ -1,9 +1,11 @@
 //! Clients that are made up: so many, from these places, at this rate, for so long.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use geoip::{Coordinates, CountryCode, Place, continent_of};
 use policies::{Kind, SeededDice};
+use serde::Serialize;
 
 use super::countries::middle_of;
 use super::fraction;
@@ -50,6 +52,33 @@ impl Crowd {
             });
         }
     }
+}
+
+/// A client that was made up, as a line of a trace.
+#[derive(Serialize)]
+struct Line<'a> {
+    time_ms: u64,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<[f64; 2]>,
+}
+
+/// Writes a client of a crowd as a line of a trace, its times to the millisecond.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_line(visit: &Visit<'_>, out: &mut impl Write) -> io::Result<()> {
+    let place = visit.place.as_ref();
+    let line = Line {
+        time_ms: u64::try_from(visit.at.as_millis()).unwrap_or(u64::MAX),
+        seconds: (visit.lasts.as_secs_f64() * 1000.0).round() / 1000.0,
+        country: place.and_then(|place| place.country.as_ref()).map(CountryCode::as_str),
+        location: place.and_then(|place| place.location).map(|at| [at.latitude, at.longitude]),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
 }
 
 impl Places {

@@ -7,8 +7,12 @@ use serde::Serialize;
 /// Where a client ended up in one world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Landing {
-    /// A position in [`Names::endpoints`].
-    Endpoint(u32),
+    Endpoint {
+        /// A position in [`Names::endpoints`].
+        place: u32,
+        /// Whether the same client always gets the same endpoint, so that another one is a move and not chance.
+        by_key: bool,
+    },
     /// Nobody would take it.
     Refused,
     /// No route leads to a cluster.
@@ -27,8 +31,6 @@ pub(super) struct EndpointName {
     pub(super) locality: String,
     pub(super) weight: u16,
     pub(super) max_connections: Option<u64>,
-    /// Whether the same client always gets the same endpoint, so that another one is a move and not chance.
-    pub(super) by_key: bool,
 }
 
 /// What decides how many clients an endpoint gets: its address, its weight and its limit.
@@ -78,12 +80,14 @@ impl Landings {
             let (here, there) = (old.endpoint(before), new.endpoint(after));
             *endpoints.entry((here, there)).or_default() += clients;
             *localities.entry((from, to)).or_default() += clients;
-            if let (Landing::Endpoint(before), Landing::Endpoint(after)) = (before, after)
-                && from == to
-            {
-                stayed.add(&old.endpoints[before as usize], &new.endpoints[after as usize], clients);
-            } else if here != there {
-                left += clients;
+            match (before, after) {
+                (Landing::Endpoint { by_key: true, .. }, Landing::Endpoint { by_key: true, .. }) if from == to => {
+                    stayed.by_key += if here == there { 0 } else { clients };
+                }
+                (Landing::Endpoint { .. }, Landing::Endpoint { .. }) if from == to => {
+                    stayed.add(from, here, there, clients);
+                }
+                _ => left += if here == there { 0 } else { clients },
             }
         }
         let clients = self.0.values().sum();
@@ -102,20 +106,17 @@ struct Stayed<'n> {
     /// Localities whose endpoints are what they were: what is different there is chance.
     alike: BTreeSet<&'n str>,
     counts: BTreeMap<(&'n str, &'n str), (u64, u64)>,
+    /// Those whose key leads to another endpoint.
     by_key: u64,
 }
 
 impl<'n> Stayed<'n> {
-    fn add(&mut self, old: &'n EndpointName, new: &'n EndpointName, clients: u64) {
-        if old.by_key && new.by_key {
-            self.by_key += if old.address == new.address { 0 } else { clients };
+    fn add(&mut self, locality: &'n str, before: &'n str, after: &'n str, clients: u64) {
+        if self.alike.contains(locality) {
             return;
         }
-        if self.alike.contains(&*old.locality) {
-            return;
-        }
-        self.counts.entry((&old.locality, &old.address)).or_default().0 += clients;
-        self.counts.entry((&old.locality, &new.address)).or_default().1 += clients;
+        self.counts.entry((locality, before)).or_default().0 += clients;
+        self.counts.entry((locality, after)).or_default().1 += clients;
     }
 
     /// What an endpoint loses has to go to another one.
@@ -150,7 +151,7 @@ impl Names {
 
     fn find(&self, landing: Landing, name: impl Fn(&EndpointName) -> &str) -> &str {
         match landing {
-            Landing::Endpoint(nth) => name(&self.endpoints[nth as usize]),
+            Landing::Endpoint { place, .. } => name(&self.endpoints[place as usize]),
             Landing::Refused => "(refused)",
             Landing::Unrouted => "(no route)",
         }
@@ -169,27 +170,32 @@ fn from_to(counts: BTreeMap<(&str, &str), u64>) -> Vec<FromTo> {
 mod tests {
     use super::*;
 
-    fn names(endpoints: &[(&str, &str)], by_key: bool) -> Names {
+    fn names(endpoints: &[(&str, &str)]) -> Names {
         let name = |&(address, locality): &(&str, &str)| EndpointName {
             address: address.to_owned(),
             locality: locality.to_owned(),
             weight: 1,
             max_connections: None,
-            by_key,
         };
         Names { endpoints: endpoints.iter().map(name).collect() }
     }
 
     fn landings(counts: &[(u32, u32, u64)]) -> Landings {
-        let endpoint = Landing::Endpoint;
-        Landings(counts.iter().map(|&(old, new, clients)| ((endpoint(old), endpoint(new)), clients)).collect())
+        landings_by([false; 2], counts)
+    }
+
+    /// Whether it goes by key in the old world and in the new one.
+    fn landings_by([old, new]: [bool; 2], counts: &[(u32, u32, u64)]) -> Landings {
+        let endpoint = |place, by_key| Landing::Endpoint { place, by_key };
+        let landed = |&(from, to, clients): &(u32, u32, u64)| ((endpoint(from, old), endpoint(to, new)), clients);
+        Landings(counts.iter().map(landed).collect())
     }
 
     const PLACES: [(&str, &str); 3] = [("a", "im/fra"), ("b", "im/fra"), ("c", "im/par")];
 
     #[test]
     fn what_chance_reshuffles_within_a_locality_does_not_have_to_move() {
-        let (old, mut new) = (names(&PLACES, false), names(&PLACES, false));
+        let (old, mut new) = (names(&PLACES), names(&PLACES));
         let moves = landings(&[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&old, &new);
         assert_eq!((moves.other_locality, moves.other_endpoint, moves.moved), (0, 70, 0));
         new.endpoints[1].weight = 2;
@@ -200,16 +206,17 @@ mod tests {
 
     #[test]
     fn with_a_key_every_other_endpoint_is_a_move() {
-        let names = names(&PLACES, true);
-        let moves = landings(&[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&names, &names);
-        assert_eq!((moves.moved, moves.share), (70, 0.7));
+        let names = names(&PLACES);
+        let moved = |by_key| landings_by(by_key, &[(0, 1, 40), (1, 0, 30), (0, 0, 30)]).moves(&names, &names).moved;
+        assert_eq!(moved([true, true]), 70);
+        assert_eq!((moved([false, true]), moved([true, false])), (0, 0), "nothing held them where they were");
     }
 
     #[test]
     fn another_locality_and_a_refusal_are_moves() {
-        let names = names(&PLACES, false);
+        let names = names(&PLACES);
         let mut landings = landings(&[(0, 2, 5), (2, 0, 5), (1, 1, 80)]);
-        (0..10).for_each(|_| landings.add(Landing::Endpoint(1), Landing::Refused));
+        (0..10).for_each(|_| landings.add(Landing::Endpoint { place: 1, by_key: false }, Landing::Refused));
         let moves = landings.moves(&names, &names);
         assert_eq!((moves.clients, moves.other_locality, moves.moved), (100, 20, 20));
         assert_eq!(moves.localities[0], FromTo { from: "im/fra".into(), to: "(refused)".into(), clients: 10 });
@@ -217,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_gets_another_locality_is_the_same_server_elsewhere() {
-        let (old, new) = (names(&[("a", "im/fra")], false), names(&[("a", "im/frankfurt")], false));
+        let (old, new) = (names(&[("a", "im/fra")]), names(&[("a", "im/frankfurt")]));
         let moves = landings(&[(0, 0, 7)]).moves(&old, &new);
         assert_eq!((moves.other_locality, moves.other_endpoint, moves.moved), (7, 0, 0));
     }

@@ -27,7 +27,7 @@ use crate::reload::files::GeoFiles;
 use crate::route::Routes;
 use crate::trace::Visit;
 
-/// A control tick: what changed since the last one gets into the plans.
+/// A control tick: what changed since the last one gets into the plans. Ticks in which nothing can change are left out.
 const TICK_US: u64 = 1_000_000;
 
 /// Points of the curves in a report, at most one a tick.
@@ -186,7 +186,7 @@ impl World {
         };
         self.sites[cluster.0].clients += 1;
         let Some(place) = self.connect(visitor, cluster, dice) else { return Landing::Refused };
-        let landing = Landing::Endpoint(self.sites[cluster.0].first + place.0.0);
+        let landing = self.sites[cluster.0].landing(&self.visitors[visitor], place.0);
         let slot = self.held.insert(Held { visitor, cluster, place: Some(place) });
         self.ends.push(Reverse((self.now.saturating_add(lasts), slot)));
         landing
@@ -248,6 +248,16 @@ impl World {
             self.next_sample += self.sample_every;
             self.sites.iter_mut().for_each(Site::sample);
         }
+        if self.sites.iter().all(Site::is_settled) {
+            self.next_tick = self.next_tick.max(self.next_border().min(self.next_sample).next_multiple_of(TICK_US));
+        }
+    }
+
+    /// When the next outage begins or ends.
+    fn next_border(&self) -> u64 {
+        let borders = self.outages.iter().flat_map(|Struck { outage, .. }| [Some(outage.from), outage.until]).flatten();
+        let borders = borders.map(|border| u64::try_from(border.as_micros()).unwrap_or(u64::MAX));
+        borders.filter(|&border| border > self.now).min().unwrap_or(u64::MAX)
     }
 
     /// What goes down in this moment.
@@ -435,6 +445,12 @@ impl Site {
         Some(known.map_or_else(|| hash_key(&visitor.to_le_bytes()), |key| key.hash))
     }
 
+    /// Whether its plan stays as it is until an outage begins or ends: nobody warms up, and no locality sends clients on
+    /// when it gets full.
+    fn is_settled(&self) -> bool {
+        !self.health_changed && !self.plan.is_warming_up() && self.plan.config.spill.headroom.is_none()
+    }
+
     fn is_down(&self, endpoint: EndpointIx) -> bool {
         !self.plan.view.endpoints[endpoint.0 as usize].standing.takes_new()
     }
@@ -472,14 +488,20 @@ impl Site {
         self.samples.push(self.localities.iter().map(|gauge| gauge.now).collect());
     }
 
+    fn landing(&self, visitor: &Visitor, endpoint: EndpointIx) -> Landing {
+        let by_key = || {
+            let (rule, _) = self.plan.class_of(&visitor.client);
+            self.plan.policy_of(rule, visitor.kind).goes_by_key()
+        };
+        Landing::Endpoint { place: self.first + endpoint.0, by_key: self.plan.keys.is_some() && by_key() }
+    }
+
     fn names(&self) -> impl Iterator<Item = EndpointName> {
-        let by_key = self.plan.config.policy.goes_by_key();
-        self.addresses.iter().zip(&self.plan.view.endpoints).map(move |(address, endpoint)| EndpointName {
+        self.addresses.iter().zip(&self.plan.view.endpoints).map(|(address, endpoint)| EndpointName {
             address: address.clone(),
             locality: format!("{}/{}", self.plan.config.name, self.plan.locality_name(endpoint.locality)),
             weight: endpoint.weight.get(),
             max_connections: endpoint.max_connections.map(|max| u64::from(max.get())),
-            by_key,
         })
     }
 

@@ -140,3 +140,35 @@ async fn a_wrong_configuration_is_named_with_its_problems() {
     assert_eq!(diff(&workspace, &["--max-move", "5%"]).await.code(), 2, "a limit needs clients");
     assert_eq!(diff(&workspace, &["--clients", "trace.ndjson", "--max-move", "5"]).await.code(), 2);
 }
+
+/// It was judged by the cluster's policy for tunnels alone: clients that a rule or `request-policy` sends by key, and who
+/// lost their endpoint, were taken for chance.
+#[tokio::test]
+async fn whoever_a_rule_or_the_policy_for_requests_sends_by_key_moves_with_the_key() {
+    let moved = async |old: &str, new: &str, trace: String| -> Value {
+        let workspace = workspace(new);
+        workspace.write("old.toml", old).unwrap();
+        workspace.write("trace.ndjson", trace).unwrap();
+        let finished = diff(&workspace, &["--clients", "trace.ndjson", "--json"]).await;
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        serde_json::from_str::<Value>(&finished.stdout).unwrap()["moves"].clone()
+    };
+    // The same endpoints in the same locality with the same weights, and another table: nearly half of the keys change.
+    let by_rule = edited(&[("localities = \"fra\"", "localities = \"fra\"\npolicy = \"maglev\"")]);
+    let ring = by_rule.replace("\"maglev\"", "\"ring-hash\"");
+    let moves = moved(&by_rule, &ring, trace().replace("SG", "DE")).await;
+    assert_eq!(moves["moved"], moves["other_endpoint"], "{moves}");
+    assert!(moves["moved"].as_u64() > Some(20), "{moves}");
+
+    let requests = trace().replace("\"seconds\"", "\"kind\":\"request\",\"seconds\"");
+    let by_requests = edited(&[("[clusters.im]", "[clusters.im]\nrequest-policy = \"maglev\"")]);
+    let ring = by_requests.replace("\"maglev\"", "\"ring-hash\"");
+    let moves = moved(&by_requests, &ring, requests.clone()).await;
+    assert_eq!(moves["moved"], moves["other_endpoint"], "{moves}");
+    assert!(moves["moved"].as_u64() > Some(20), "{moves}");
+
+    // And a policy by load for requests, beside one by key for tunnels, makes chance of it again.
+    let by_load = edited(&[("[clusters.im]", "[clusters.im]\npolicy = \"maglev\"\nrequest-policy = \"p2c\"")]);
+    let moves = moved(&by_load, &by_load.replace("\"p2c\"", "\"random\""), requests).await;
+    assert_eq!(moves["moved"], 0, "{moves}");
+}

@@ -186,6 +186,25 @@ async fn clients_that_are_made_up_go_to_what_is_near_and_the_round_trip_is_predi
 }
 
 #[tokio::test]
+async fn clients_that_are_made_up_can_be_written_down_and_come_again_from_the_file() {
+    let (near, far) = (endpoint(1, ""), endpoint(2, ""));
+    let places = [("frankfurt", "location = [50.11, 8.68]", &*near), ("virginia", "location = [38.9, -77.4]", &*far)];
+    let workspace = in_workspace(&config("", &places), 1);
+    let crowd = ["--generate", "3000", "--countries", "DE=70,38.9/-77.4=30", "--lifetime", "1m"];
+    let made_up = simulated(&workspace, &[&crowd[..], &["--trace-out", "crowd.ndjson"]].concat()).await;
+    let read = simulated(&workspace, &["--clients", "crowd.ndjson"]).await;
+    assert_eq!(read["lines"], json!({ "clients": 3000, "skipped": 0, "broken": 0 }));
+    assert_eq!(arrivals(&read, 0), arrivals(&made_up, 0));
+    let round_trips = |report: &Value| report["runs"][0]["clusters"][0]["rtt_ms"].clone();
+    assert_eq!(round_trips(&read), round_trips(&made_up), "they stand where they stood");
+    let lines = std::fs::read_to_string(workspace.path("crowd.ndjson")).unwrap();
+    assert!(lines.contains("\"country\":\"DE\"") && lines.contains("\"location\":[38.9,-77.4]"), "{lines:.300}");
+    let finished = simulate(&workspace, &[&crowd[..], &["--trace-out", "no/where"]].concat()).await;
+    assert_eq!(finished.code(), 1);
+    assert!(finished.stderr.contains("no/where cannot be written"), "{}", finished.stderr);
+}
+
+#[tokio::test]
 async fn who_moves_between_two_configurations_is_a_table() {
     let workspace = in_workspace(&tied_and_behind(), 1_000);
     let moved = tied_and_behind().replace("priority = 1", "priority = 9").replace("priority = 0", "priority = 10");
@@ -285,7 +304,9 @@ async fn mistakes_are_told_and_have_their_exit_codes() {
     check(&[], 2, "--clients").await;
     check(&[&CLIENTS[..], &["--fail", "@"]].concat(), 2, "names no locality").await;
     check(&[&CLIENTS[..], &["--load", "0"]].concat(), 2, "must be 0.001x to 1000x").await;
-    check(&[&CLIENTS[..], &["--fail", "q"]].concat(), 1, "`q`; there are: im/a, im/b, im/z").await;
+    check(&[&CLIENTS[..], &["--fail", "q"]].concat(), 2, "`q`; there are: im/a, im/b, im/z").await;
+    let ages = ["--generate", "100000", "--rate", "0.001/s"];
+    check(&ages, 2, "days, and at most 400 are simulated: generate fewer of them or raise --rate").await;
     check(&["--clients", "gone"], 1, "gone cannot be opened").await;
     workspace.write("wrong.toml", "nonsense = 1\n").unwrap();
     check(&[&CLIENTS[..], &["--against", "wrong.toml"]].concat(), 3, "wrong.toml:1:1: error: unknown key").await;
@@ -297,6 +318,34 @@ async fn mistakes_are_told_and_have_their_exit_codes() {
     check(&["--clients", "many.ndjson"], 1, "more than 10 lines are broken, the last one read is line 11").await;
     workspace.write("none.ndjson", "").unwrap();
     check(&["--clients", "none.ndjson"], 1, "there are no clients").await;
+}
+
+/// One line in seconds among milliseconds made a run of 1.7 thousand million ticks, which nobody waits for.
+#[tokio::test]
+async fn a_time_that_cannot_be_one_of_this_trace_is_told_with_its_line() {
+    let workspace = in_workspace(&tied_and_behind(), 0);
+    let line = |time_ms: u64| format!("{{\"time_ms\":{time_ms},\"seconds\":1}}\n");
+    let odd = [1_764_028_800_000, 1_764_028_801_000, 1_764_028_802, 1_764_028_803_000].map(line).concat();
+    workspace.write("trace.ndjson", odd).unwrap();
+    let said = "trace.ndjson:3 is 20396 days before the latest, trace.ndjson:4: a trace spans 400 days at most, and \
+                `time_ms` is in milliseconds since 1970";
+    let finished = simulate(&workspace, &CLIENTS).await;
+    assert_eq!(finished.code(), 1, "{}", finished.stderr);
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+}
+
+#[tokio::test]
+async fn seconds_in_which_nothing_can_happen_are_jumped_over() {
+    let workspace = in_workspace(&tied_and_behind(), 0);
+    let year = 365 * 86_400_000_u64;
+    let line = |time_ms: u64| format!("{{\"time_ms\":{time_ms},\"seconds\":60}}\n");
+    workspace.write("trace.ndjson", [0, 1_000, year / 2, year].map(line).concat()).unwrap();
+    let fails = ["--fail", "a@100d..200d", "--fail", "b@100d..200d"];
+    let report = simulated(&workspace, &[&CLIENTS[..], &fails].concat()).await;
+    let (before, during) = (arrivals(&report, 0)[..2].iter().sum::<u64>(), arrivals(&report, 0)[2]);
+    assert_eq!((before, during), (3, 1), "only the client of the half year comes while both are down");
+    let connections = report["runs"][0]["clusters"][0]["localities"][2]["connections"].as_array().unwrap();
+    assert!((400..=402).contains(&connections.len()), "{} points of the curve", connections.len());
 }
 
 /// The blocks of a page in one language, without the fences.
