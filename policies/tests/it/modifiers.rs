@@ -32,6 +32,17 @@ fn near(count: u32, share: f64) -> bool {
     (f64::from(count) - expected).abs() <= 5.0 * (expected * (1.0 - share)).sqrt() + 1.0
 }
 
+/// Where two thousand clients with keys of their own go.
+fn places(view: &ClusterView) -> Vec<u32> {
+    let plan = compile(view, &ANYBODY);
+    let mut worker = Worker::new(1);
+    let place = |key: u64| {
+        worker.key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        worker.pick(&plan).unwrap().endpoint.0
+    };
+    (0..2000).map(place).collect()
+}
+
 fn max(max: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(max)
 }
@@ -92,15 +103,6 @@ fn slow_start_lowers_the_accept_rate_too() {
 #[test]
 fn slow_start_moves_no_key_of_a_table() {
     for policy in policies().into_iter().filter(|policy| policy.goes_by_key()) {
-        let places = |view: &ClusterView| -> Vec<u32> {
-            let plan = compile(view, &ANYBODY);
-            let mut worker = Worker::new(1);
-            let place = |key: u64| {
-                worker.key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                worker.pick(&plan).unwrap().endpoint.0
-            };
-            (0..500).map(place).collect()
-        };
         let whole = places(&cluster(policy, vec![endpoint(0), endpoint(0), endpoint(0)]));
         let warming = places(&cluster(policy, vec![endpoint(0).warming_up(1), endpoint(0), endpoint(0)]));
         assert_eq!(whole, warming, "{policy:?}");
@@ -469,15 +471,6 @@ fn in_panic_degraded_and_failed_endpoints_are_alike() {
 fn keys_come_back_to_a_member_that_recovers_and_nobody_elses_move() {
     for policy in policies().into_iter().filter(|policy| policy.goes_by_key()) {
         let mut view = cluster(policy, (0..10).map(|_| endpoint(0)).collect());
-        let places = |view: &ClusterView| -> Vec<u32> {
-            let plan = compile(view, &ANYBODY);
-            let mut worker = Worker::new(1);
-            let place = |key: u64| {
-                worker.key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                worker.pick(&plan).unwrap().endpoint.0
-            };
-            (0..2000).map(place).collect()
-        };
         let before = places(&view);
         for standing in [Standing::Down, Standing::Draining, Standing::Suspect] {
             view.endpoints[3].standing = standing;
@@ -610,15 +603,6 @@ fn bounded_load_is_measured_by_those_who_may_be_picked() {
 #[test]
 fn a_weight_that_changes_by_the_hour_moves_no_key() {
     for policy in policies().into_iter().filter(|policy| matches!(policy, Policy::Maglev { balance: None, .. })) {
-        let places = |view: &ClusterView| -> Vec<u32> {
-            let plan = compile(view, &ANYBODY);
-            let mut worker = Worker::new(1);
-            let place = |key: u64| {
-                worker.key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                worker.pick(&plan).unwrap().endpoint.0
-            };
-            (0..500).map(place).collect()
-        };
         let mut view = cluster(policy, (0..5).map(|_| endpoint(0).weight(100)).collect());
         let before = places(&view);
         view.endpoints[0].table_weight = Some(view.endpoints[0].weight);
