@@ -4,7 +4,7 @@
 //! Each client is picked for by [`ClusterPlan::pick`](crate::cluster::ClusterPlan::pick), the function that routes live
 //! traffic, on plans that are compiled from the configuration as an edge compiles them, and it holds its lease until it
 //! leaves. Only the clock is simulated: it jumps from one arrival, end or control tick (every second) to the next. Two
-//! configurations are two [`World`]s that see the same clients at the same time with the same dice, so that what
+//! configurations are two worlds that see the same clients at the same time with the same dice, so that what
 //! differs comes from the configurations.
 //!
 //! What is not simulated: packets, connect times, and how long it takes until a failure is noticed (one tick here).

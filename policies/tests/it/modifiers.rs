@@ -116,7 +116,7 @@ fn slow_start_does_not_lower_what_a_full_endpoint_may_hold() {
 }
 
 #[test]
-fn panic_and_pins_do_not_wait_for_a_slow_start() {
+fn a_pin_does_not_wait_for_a_slow_start() {
     let view = cluster(Policy::Random, vec![endpoint(0).warming_up(1), endpoint(0)]);
     let mut worker = Worker::new(1);
     worker.pin = Some(EndpointIx(0));
@@ -139,6 +139,23 @@ fn what_drains_holds_no_slow_start_back_and_keeps_its_own_for_its_return() {
         let view = cluster(policy, vec![drains().standing(Standing::Up), endpoint(0)]);
         let counts = shares(&view, &mut Worker::new(17));
         assert!(near(counts[0], 0.2), "{policy:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn slow_start_goes_on_in_panic() {
+    let down = || endpoint(0).standing(Standing::Down);
+    let view = cluster(Policy::Random, vec![down().warming_up(25), down(), down(), down()]);
+    let counts = shares(&view, &mut Worker::new(3));
+    assert!(near(counts[0], 0.25 / 3.25), "{counts:?}");
+}
+
+#[test]
+fn slow_start_lets_nobody_in_to_an_ejected_endpoint() {
+    for policy in policies() {
+        let view =
+            cluster(policy, vec![endpoint(0).standing(Standing::Suspect).warming_up(99), endpoint(0), endpoint(0)]);
+        assert_eq!(shares(&view, &mut Worker::new(3))[0], 0, "{policy:?}");
     }
 }
 
@@ -180,7 +197,37 @@ fn the_weight_of_what_is_ejected_is_lost_health() {
     assert!(counts[0] == 0 && near(counts[1], 0.7) && near(counts[2], 0.3), "{counts:?}");
 }
 
+#[test]
+fn weight_counts_in_panic_too() {
+    let down = || endpoint(0).standing(Standing::Down);
+    let view = cluster(Policy::Random, vec![down().weight(3), down()]);
+    let counts = shares(&view, &mut Worker::new(5));
+    assert!(near(counts[0], 0.75), "{counts:?}");
+}
+
+#[test]
+fn a_pin_does_not_ask_for_weight() {
+    let view = cluster(Policy::P2C, vec![endpoint(0), endpoint(0).weight(1000)]);
+    let mut worker = Worker::new(5);
+    worker.pin = Some(EndpointIx(0));
+    assert_eq!(shares(&view, &mut worker), [PICKS, 0]);
+}
+
 // Limits on one endpoint …
+
+#[test]
+fn room_and_turns_do_not_bring_back_what_drains_or_is_ejected() {
+    for policy in policies() {
+        for standing in [Standing::Draining, Standing::Maintenance, Standing::Suspect] {
+            let roomy = endpoint(0).standing(standing).max(1000).rate(1e6);
+            let view = cluster(policy, vec![roomy, endpoint(0).max(2), endpoint(0).rate(10.0)]);
+            let plan = compile(&view, &ANYBODY);
+            let mut worker = Worker::new(7);
+            let held: Vec<Pick> = std::iter::from_fn(|| worker.pick(&plan).ok()).collect();
+            assert!(held.len() == 3 && held.iter().all(|pick| pick.endpoint.0 != 0), "{policy:?} {standing}");
+        }
+    }
+}
 
 #[test]
 fn a_full_endpoint_stays_full_in_panic_and_for_its_sticky_clients() {

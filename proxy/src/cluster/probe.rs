@@ -3,7 +3,7 @@
 //! One task an endpoint, on the control thread. Each probe opens a connection of its own, so a probe also measures the
 //! two RTT figures: the kernel's after the handshake, and the whole probe's round trip.
 //!
-//! Each protocol has a room: what it asks, and what a good answer is. All of them end in an [`Answer`] or in a reason.
+//! Each protocol has a room: what it asks, and what a good answer is. All of them end in an answer or in a reason.
 
 mod grpc;
 mod http;
