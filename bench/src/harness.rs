@@ -13,6 +13,7 @@ mod limits;
 mod logs;
 mod port;
 mod process;
+mod service;
 mod workspace;
 
 pub mod agent;

@@ -8,22 +8,19 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    net::TcpStream,
 };
 
-use super::{echo_tcp::listen, locked};
+use super::{locked, service::Service};
 
 /// The agent. It can be stopped and started again on the same port, and change its mind at any time.
 #[derive(Debug)]
 pub struct Agent {
-    address: SocketAddr,
+    service: Service,
     shared: Arc<Shared>,
-    /// `None` while stopped.
-    task: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -39,16 +36,15 @@ impl Agent {
     /// # Errors
     /// When the address is none, or cannot be bound.
     pub async fn start_on(bind: &str, line: &str) -> Result<Self> {
-        let address = bind.parse().with_context(|| format!("{bind:?} is no address"))?;
         let shared = Shared { line: Mutex::new(line.into()), heard: Mutex::default(), answered: AtomicU64::new(0) };
-        let mut agent = Self { address, shared: Arc::new(shared), task: None };
+        let mut agent = Self { service: Service::at(bind)?, shared: Arc::new(shared) };
         agent.restart().await?;
         Ok(agent)
     }
 
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
     /// What it says from now on.
@@ -70,11 +66,7 @@ impl Agent {
 
     /// Stops listening.
     pub async fn stop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-            // The outcome of an aborted task says only that it was aborted.
-            _ = task.await;
-        }
+        self.service.stop().await;
     }
 
     /// Listens again on the same port, after [`stop`](Self::stop).
@@ -82,31 +74,8 @@ impl Agent {
     /// # Errors
     /// When the port was taken by somebody else meanwhile.
     pub async fn restart(&mut self) -> Result<()> {
-        self.stop().await;
-        let listener = listen(self.address)?;
-        self.address = listener.local_addr().context("a listener without an address")?;
-        self.task = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));
-        Ok(())
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
-                connections.spawn(answer(stream, Arc::clone(&shared)));
-            }
-            Some(_) = connections.join_next() => {}
-        }
+        let shared = Arc::clone(&self.shared);
+        self.service.restart(move |stream, _peer| answer(stream, Arc::clone(&shared))).await
     }
 }
 

@@ -10,16 +10,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    net::TcpStream,
     time::sleep,
 };
 
-use super::{echo_tcp::listen, locked};
+use super::{locked, service::Service};
 
 /// The largest head and the largest body that are taken.
 const MOST: usize = 8 << 20;
@@ -51,10 +50,8 @@ type Script = dyn Fn(Vec<u8>) -> Vec<Action> + Send + Sync;
 /// `path`, `version`, `headers` (names in lower case; repeated ones joined by `, `), `body` (as text) and `peer`.
 #[derive(Debug)]
 pub struct HttpStub {
-    address: SocketAddr,
+    service: Service,
     shared: Arc<Shared>,
-    /// `None` while stopped.
-    task: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -100,15 +97,14 @@ impl HttpStub {
             received: Mutex::default(),
             heads: Mutex::default(),
         };
-        let address = bind.parse().with_context(|| format!("{bind:?} is no address"))?;
-        let mut stub = Self { address, shared: Arc::new(shared), task: None };
+        let mut stub = Self { service: Service::at(bind)?, shared: Arc::new(shared) };
         stub.restart().await?;
         Ok(stub)
     }
 
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
     /// How many heads were read.
@@ -142,11 +138,7 @@ impl HttpStub {
 
     /// Stops listening and drops every connection.
     pub async fn stop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-            // The outcome of an aborted task says only that it was aborted.
-            _ = task.await;
-        }
+        self.service.stop().await;
     }
 
     /// Listens again on the same port, after [`stop`](Self::stop).
@@ -154,33 +146,12 @@ impl HttpStub {
     /// # Errors
     /// When the port was taken by somebody else meanwhile.
     pub async fn restart(&mut self) -> Result<()> {
-        self.stop().await;
-        let listener = listen(self.address)?;
-        self.address = listener.local_addr().context("a listener without an address")?;
-        self.task = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));
-        Ok(())
-    }
-}
-
-impl Drop for HttpStub {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Ok((stream, peer)) = listener.accept() => {
-                shared.connections.fetch_add(1, Relaxed);
-                let connection = Connection { stream, peer, unread: Vec::new(), shared: Arc::clone(&shared) };
-                connections.spawn(connection.run());
-            }
-            Some(_) = connections.join_next() => {}
-        }
+        let shared = Arc::clone(&self.shared);
+        let connection = move |stream, peer| {
+            shared.connections.fetch_add(1, Relaxed);
+            Connection { stream, peer, unread: Vec::new(), shared: Arc::clone(&shared) }.run()
+        };
+        self.service.restart(connection).await
     }
 }
 

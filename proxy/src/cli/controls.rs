@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -20,9 +19,9 @@ pub struct OutArgs {
     #[arg(value_name = "CLUSTER/ADDRESS")]
     endpoint: Target,
     #[command(flatten)]
-    how: How,
+    terms: Terms,
     #[command(flatten)]
-    edge: EdgeArgs,
+    call: Call,
 }
 
 /// `warbler ready`
@@ -31,14 +30,8 @@ pub struct ReadyArgs {
     /// Which endpoint, as the status names it
     #[arg(value_name = "CLUSTER/ADDRESS")]
     endpoint: Target,
-    /// Why; it is shown in the log
-    #[arg(long, default_value = "")]
-    reason: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    edge: EdgeArgs,
+    call: Call,
 }
 
 /// `warbler shift`
@@ -54,9 +47,9 @@ pub struct ShiftArgs {
     #[arg(long)]
     weight: Option<Weight>,
     #[command(flatten)]
-    how: How,
+    terms: Terms,
     #[command(flatten)]
-    edge: EdgeArgs,
+    call: Call,
 }
 
 /// `warbler overrides`
@@ -78,7 +71,25 @@ pub struct ResetArgs {
     /// Everything that is set by hand
     #[arg(long)]
     all: bool,
-    /// Why; it is shown in the log
+    #[command(flatten)]
+    call: Call,
+}
+
+/// For how long, and whether whatever it costs.
+#[derive(Debug, Args)]
+struct Terms {
+    /// Ends by itself after this time: 30m, 2h
+    #[arg(long = "for", value_name = "DURATION")]
+    lasts: Option<Period>,
+    /// Also when nobody is left who could take a client
+    #[arg(long)]
+    force: bool,
+}
+
+/// How the edge is told, and what is shown of it.
+#[derive(Debug, Args)]
+struct Call {
+    /// Why; it is shown in the log, and wherever the change is
     #[arg(long, default_value = "")]
     reason: String,
     /// Print JSON
@@ -86,22 +97,6 @@ pub struct ResetArgs {
     json: bool,
     #[command(flatten)]
     edge: EdgeArgs,
-}
-
-#[derive(Debug, Args)]
-struct How {
-    /// Why; it is shown wherever the change is
-    #[arg(long, default_value = "")]
-    reason: String,
-    /// Ends by itself after this time: 30m, 2h
-    #[arg(long = "for", value_name = "DURATION")]
-    lasts: Option<Period>,
-    /// Also when nobody is left who could take a client
-    #[arg(long)]
-    force: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// `im/frankfurt` or `im/10.0.0.7:5222`.
@@ -173,15 +168,14 @@ fn take_out(args: &OutArgs, state: &str, out: &mut dyn Write, err: &mut dyn Writ
     if !is_endpoint(&args.endpoint, err) {
         return Code::Usage;
     }
-    send(&args.endpoint, json!({"state": state}), &args.how, &args.edge, out, err)
+    send(&args.endpoint, under(&args.terms, json!({"state": state})), &args.call, out, err)
 }
 
 pub fn ready(args: &ReadyArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
     if !is_endpoint(&args.endpoint, err) {
         return Code::Usage;
     }
-    let how = How { reason: args.reason.clone(), lasts: None, force: false, json: args.json };
-    send(&args.endpoint, json!({"state": "ready"}), &how, &args.edge, out, err)
+    send(&args.endpoint, json!({"state": "ready"}), &args.call, out, err)
 }
 
 pub fn shift(args: &ShiftArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
@@ -206,7 +200,7 @@ pub fn shift(args: &ShiftArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code
             return Code::Usage;
         }
     };
-    send(&args.target, body, &args.how, &args.edge, out, err)
+    send(&args.target, under(&args.terms, body), &args.call, out, err)
 }
 
 pub fn overrides(args: &OverridesArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
@@ -218,12 +212,12 @@ pub fn overrides(args: &OverridesArgs, out: &mut dyn Write, err: &mut dyn Write)
 
 pub fn reset(args: &ResetArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
     let path = args.target.as_ref().map_or_else(|| "/api/v1/overrides".to_owned(), Target::path);
-    let query = format!("?by={}&reason={}", socket::encode(&operator()), socket::encode(&args.reason));
-    let page = match args.edge.ask("DELETE", &(path + &query), b"", err) {
+    let query = format!("?by={}&reason={}", socket::encode(&operator()), socket::encode(&args.call.reason));
+    let page = match args.call.edge.ask("DELETE", &(path + &query), b"", err) {
         Ok(page) => page,
         Err(code) => return code,
     };
-    let text = match (args.json, page["reset"].as_u64()) {
+    let text = match (args.call.json, page["reset"].as_u64()) {
         (true, _) => page.to_string(),
         (false, Some(0) | None) => "nothing was set by hand".to_owned(),
         (false, Some(1)) => "1 override taken back".to_owned(),
@@ -245,20 +239,17 @@ fn is_endpoint(target: &Target, err: &mut dyn Write) -> bool {
     false
 }
 
-fn send(
-    target: &Target,
-    mut body: Value,
-    how: &How,
-    edge: &EdgeArgs,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> Code {
+fn under(terms: &Terms, mut body: Value) -> Value {
+    body["force"] = terms.force.into();
+    body["for_seconds"] = terms.lasts.map_or(Value::Null, |lasts| lasts.0.as_secs().into());
+    body
+}
+
+fn send(target: &Target, mut body: Value, call: &Call, out: &mut dyn Write, err: &mut dyn Write) -> Code {
     body["by"] = operator().into();
-    body["reason"] = how.reason.as_str().into();
-    body["force"] = how.force.into();
-    body["for_seconds"] = how.lasts.map_or(Value::Null, |lasts| lasts.0.as_secs().into());
-    match edge.ask("POST", &target.path(), body.to_string().as_bytes(), err) {
-        Ok(page) => print(&page, how.json, "nothing is set on it by hand any more", out),
+    body["reason"] = call.reason.as_str().into();
+    match call.edge.ask("POST", &target.path(), body.to_string().as_bytes(), err) {
+        Ok(page) => print(&page, call.json, "nothing is set on it by hand any more", out),
         Err(code) => code,
     }
 }
@@ -318,7 +309,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 
 /// `45s`, `12m`, `3h`, `2d`: enough to know whether it is old.
 fn rough(seconds: u64) -> String {
-    match Duration::from_secs(seconds).as_secs() {
+    match seconds {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7200 => format!("{}m", seconds / 60),
         seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
