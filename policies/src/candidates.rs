@@ -48,6 +48,13 @@ pub(crate) struct Limited {
     pub(crate) bounds: Box<[Bound]>,
 }
 
+impl Limited {
+    /// Whether one more would fit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.bounds.iter().all(Bound::has_room)
+    }
+}
+
 impl Candidate {
     pub(crate) fn new(ix: EndpointIx, endpoint: &Endpoint, at: &Locality, limits: Option<Arc<Limited>>) -> Self {
         let weight = u64::from(endpoint.weight.get());
@@ -79,7 +86,7 @@ impl Candidate {
 
     /// Whether a limit of its cluster or priority is reached.
     pub(crate) fn is_at_limit(&self) -> bool {
-        self.limits.as_ref().is_some_and(|limits| !limits.bounds.iter().all(Bound::has_room))
+        self.limits.as_ref().is_some_and(|limits| !limits.has_room())
     }
 
     /// Takes a lease if all limits allow one more. The accept rate comes last, because a turn that was taken is not given

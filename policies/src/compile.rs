@@ -220,10 +220,8 @@ impl<'v> Compiler<'v> {
 
 /// The limits on a locality of this priority; `summed` if a policy has to know what it holds even without one.
 fn limited(view: &ClusterView, priority: u32, group: &Arc<Group>, summed: bool) -> Option<Arc<Limited>> {
-    let of_priority = view.priority_limits.iter().find(|(limited, _)| *limited == priority).map(|(_, limits)| *limits);
     let of_all = (!view.limits.is_unlimited()).then(|| bound(view, view.limits, |_| true));
-    let of_priority = of_priority.filter(|limits| !limits.is_unlimited());
-    let of_priority = of_priority.map(|limits| bound(view, limits, |other| other == priority));
+    let of_priority = view.limits_of(priority).map(|limits| bound(view, limits, |other| other == priority));
     let bounds: Box<[Bound]> = [of_all, of_priority].into_iter().flatten().collect();
     (summed || !bounds.is_empty()).then(|| Arc::new(Limited { group: Arc::clone(group), bounds }))
 }

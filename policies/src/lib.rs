@@ -97,7 +97,7 @@ pub use rule_index::RuleIndex;
 pub use slow_start::{Ramp, SlowStart};
 pub use snapshot::{ClassView, ClusterView, Latency, Policy};
 pub use spill::SpillBy;
-pub use stable_hash::{combine, hash_key};
+pub use stable_hash::hash_key;
 pub use steering::{Criterion, Steering};
 pub use tick::Tick;
 pub use tried::Tried;

@@ -63,7 +63,7 @@ pub(crate) struct Level {
 
 impl Level {
     fn is_at_limit(&self) -> bool {
-        self.limits.as_ref().is_some_and(|limits| !limits.bounds.iter().all(Bound::has_room))
+        self.limits.as_ref().is_some_and(|limits| !limits.has_room())
     }
 }
 
@@ -195,8 +195,7 @@ impl Plan {
     /// A client goes back to where it was in ordinary times only: in panic its endpoint may be the one that failed.
     /// Nor does it go over the bound of a hash policy, which is there so that nobody has to carry more than that.
     fn pick_pinned(&self, pin: EndpointIx, kind: Kind, cx: &mut PickContext<'_, impl Dice>) -> Option<Pick> {
-        let level = self.levels.iter().find(|level| level.set.find(pin).is_some())?;
-        let candidate = level.set.find(pin)?;
+        let (level, candidate) = self.levels.iter().find_map(|level| Some((level, level.set.find(pin)?)))?;
         if self.tiers[level.tier].panic || cx.tried.contains(pin) || level.set.is_over_bound(kind, candidate) {
             return None;
         }

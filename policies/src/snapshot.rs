@@ -38,16 +38,26 @@ impl ClusterView {
     /// the corrections are those of the compilation.
     pub fn unsettled(&self) -> u64 {
         let bounded = steering::every_policy(self).any(Policy::needs_sums);
-        let limited = !self.limits.is_unlimited() || !self.priority_limits.is_empty();
-        if !bounded && !limited {
+        let is_summed =
+            |locality: &Locality| bounded || !self.limits.is_unlimited() || self.limits_of(locality.priority).is_some();
+        let summed: Vec<bool> = self.localities.iter().map(is_summed).collect();
+        if !summed.contains(&true) {
             return 0;
         }
         let leases = |endpoint: &Endpoint| u64::from(endpoint.load.leases());
-        let held: u64 = self.endpoints.iter().map(leases).sum();
-        let counted: u64 = self.localities.iter().map(|locality| u64::from(locality.group.connections())).sum();
+        let is_held = |endpoint: &&Endpoint| summed.get(usize::from(endpoint.locality.0)) == Some(&true);
+        let held: u64 = self.endpoints.iter().filter(is_held).map(leases).sum();
+        let groups = self.localities.iter().zip(&summed).filter(|(_, summed)| **summed);
+        let counted: u64 = groups.map(|(locality, _)| u64::from(locality.group.connections())).sum();
         let apart = self.endpoints.iter().filter(|endpoint| !endpoint.standing.takes_new() || endpoint.degraded);
         let apart: u64 = if bounded { apart.map(leases).sum() } else { 0 };
         held.abs_diff(counted) + apart
+    }
+
+    /// The limits that the localities of this priority have together, if any.
+    pub(crate) fn limits_of(&self, priority: u32) -> Option<Limits> {
+        let limits = self.priority_limits.iter().find(|(limited, _)| *limited == priority).map(|(_, limits)| *limits);
+        limits.filter(|limits| !limits.is_unlimited())
     }
 
     /// The same view on counts of its own, for a look that must neither count nor use anything up.

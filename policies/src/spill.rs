@@ -78,7 +78,11 @@ pub(crate) fn spread(tiers: &[TierHealth], how: Spreading) -> Vec<TierLoad> {
         .into_iter()
         .zip(degraded)
         .zip(panic)
-        .map(|((percent, degraded_percent), panic)| TierLoad { percent, degraded_percent, panic })
+        .map(|((percent, degraded_percent), panic)| match panic {
+            // In panic they are picked with all the others.
+            true => TierLoad { percent: percent + degraded_percent, degraded_percent: 0, panic },
+            false => TierLoad { percent, degraded_percent, panic },
+        })
         .collect()
 }
 

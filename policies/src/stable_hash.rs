@@ -12,12 +12,6 @@ pub fn hash_key(bytes: &[u8]) -> u64 {
     seeded(bytes, 0)
 }
 
-/// The hash of a key in several parts: fold the hashes of the parts with this, in their order. Rotates what there is by
-/// one bit to the left and adds the next with exclusive or, as Envoy's hash policies do.
-pub fn combine(so_far: u64, next: u64) -> u64 {
-    so_far.rotate_left(1) ^ next
-}
-
 /// A hash that is independent of those with other seeds.
 pub(crate) fn seeded(bytes: &[u8], seed: u64) -> u64 {
     XxHash64::oneshot(seed, bytes)
@@ -58,13 +52,5 @@ mod tests {
     #[test]
     fn a_key_hashes_with_seed_zero() {
         assert_eq!(hash_key(b"abc"), 0x44BC_2CF5_AD77_0999);
-    }
-
-    #[test]
-    fn the_order_of_the_parts_of_a_key_counts() {
-        assert_eq!(combine(0x8000_0000_0000_0000, 0), 1);
-        assert_eq!(combine(1, 1), 3);
-        let (user, device) = (hash_key(b"anna"), hash_key(b"phone"));
-        assert_ne!(combine(user, device), combine(device, user));
     }
 }

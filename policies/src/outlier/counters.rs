@@ -53,58 +53,16 @@ impl Failure {
 
     /// What people read after a number: `connect failures`.
     fn counted(self, count: u32) -> &'static str {
-        let one = count == 1;
-        match self {
-            Self::Connect => {
-                if one {
-                    "connect failure"
-                } else {
-                    "connect failures"
-                }
-            }
-            Self::Tls => {
-                if one {
-                    "TLS failure"
-                } else {
-                    "TLS failures"
-                }
-            }
-            Self::RefusedUpgrade => {
-                if one {
-                    "refused upgrade"
-                } else {
-                    "refused upgrades"
-                }
-            }
-            Self::EarlyClose => {
-                if one {
-                    "early close"
-                } else {
-                    "early closes"
-                }
-            }
-            Self::Silence => {
-                if one {
-                    "silence"
-                } else {
-                    "silences"
-                }
-            }
-            Self::GatewayError => {
-                if one {
-                    "gateway error"
-                } else {
-                    "gateway errors"
-                }
-            }
-            Self::ServerError => {
-                if one {
-                    "server error"
-                } else {
-                    "server errors"
-                }
-            }
-        }
+        let (one, many) = match self {
+            Self::Connect => ("connect failure", "connect failures"),
+            Self::Tls => ("TLS failure", "TLS failures"),
+            Self::RefusedUpgrade => ("refused upgrade", "refused upgrades"),
+            Self::EarlyClose => ("early close", "early closes"),
+            Self::Silence => ("silence", "silences"),
+            Self::GatewayError => ("gateway error", "gateway errors"),
+            Self::ServerError => ("server error", "server errors"),
+        };
+        if count == 1 { one } else { many }
     }
 }
 

@@ -197,6 +197,17 @@ fn the_weight_of_what_is_ejected_is_lost_health() {
     assert!(counts[0] == 0 && near(counts[1], 0.7) && near(counts[2], 0.3), "{counts:?}");
 }
 
+/// Of ten parts two are left, which carry 28 %; by their number two of three would carry 93 %.
+#[test]
+fn a_tier_that_loses_its_heaviest_endpoint_loses_its_weight() {
+    for standing in [Standing::Suspect, Standing::Down] {
+        let heavy = endpoint(0).weight(8).standing(standing);
+        let view = cluster(Policy::Random, vec![heavy, endpoint(0), endpoint(0), endpoint(1)]);
+        let counts = shares(&view, &mut Worker::new(16));
+        assert!(near(counts[3], 0.72), "{counts:?}");
+    }
+}
+
 #[test]
 fn weight_counts_in_panic_too() {
     let down = || endpoint(0).standing(Standing::Down);
@@ -512,6 +523,17 @@ fn in_panic_degraded_and_failed_endpoints_are_alike() {
     assert!(counts.iter().all(|&count| near(count, 0.25)), "{counts:?}");
 }
 
+/// Ten endpoints of which one is degraded carry 14 %, and in panic they carry it together.
+#[test]
+fn what_degraded_endpoints_can_carry_goes_to_their_tier_in_panic_too() {
+    let down = |locality| endpoint(locality).standing(Standing::Down);
+    let mut endpoints = vec![endpoint(0), endpoint(0), endpoint(0), down(0), down(0), endpoint(1).degraded()];
+    endpoints.extend((0..9).map(|_| down(1)));
+    let view = cluster(Policy::Random, endpoints);
+    let counts = shares(&view, &mut Worker::new(15));
+    assert!(near(counts[5..].iter().sum(), 0.14), "{counts:?}");
+}
+
 // Health and hash tables …
 
 #[test]
@@ -669,4 +691,18 @@ fn explaining_uses_nothing_up() {
         assert_eq!(explained.outcome.map(|choice| choice.endpoint), Ok(EndpointIx(0)));
     }
     assert!(worker.pick_from(&view).is_ok(), "the one turn and the one place are still there");
+}
+
+/// Only what is limited is counted, so what is not can be held for ever without a plan that is compiled again and again.
+#[test]
+fn what_no_limit_asks_for_leaves_nothing_to_settle() {
+    let mut view = cluster(Policy::P2C, vec![endpoint(0), endpoint(1)]);
+    view.localities[1].priority = 1;
+    for limited in [limits(10, 10), Limits::default()] {
+        view.priority_limits = vec![(1, limited)];
+        let plan = compile(&view, &ANYBODY);
+        let _held = Worker::new(1).pick(&plan).unwrap();
+        assert_eq!(view.endpoints.iter().map(|endpoint| endpoint.load.leases()).sum::<u32>(), 1);
+        assert_eq!(view.unsettled(), 0, "{limited:?}");
+    }
 }

@@ -19,5 +19,7 @@ mod storm;
 mod keys;
 mod members;
 
+mod waits;
+
 mod headroom;
 mod regions;

@@ -29,7 +29,7 @@ pub struct DiffArgs {
     /// Equal seeds give equal results.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Do not open the files that they name: certificates, keys, databases, tokens.
+    /// Do not open the files that they name: certificates, keys, databases, tokens. With --clients, databases are needed.
     #[arg(long)]
     no_files: bool,
     /// Print JSON.

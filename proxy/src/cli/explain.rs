@@ -54,7 +54,9 @@ pub struct ExplainArgs {
 }
 
 pub fn explain(args: &ExplainArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
-    let loaded = match config::load(&args.config, OpenFiles::Yes) {
+    // The running edge is asked through its socket: what else the files name may be unreadable, or wrong just now.
+    let open = if args.live || args.connection.is_some() { OpenFiles::No } else { OpenFiles::Yes };
+    let loaded = match config::load(&args.config, open) {
         Ok(loaded) => loaded,
         Err(report) => {
             say(err, report.render("nothing was explained"));

@@ -1,36 +1,25 @@
 //! `warbler reload`: asks the running edge, through its admin socket, to read its files again.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
 
+use super::edge::EdgeArgs;
 use super::{Code, say, socket};
-use crate::config::{self, OpenFiles};
 
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// The main configuration file: it names the admin socket.
-    #[arg(long, env = "WARBLER_CONFIG")]
-    config: PathBuf,
-    /// The admin socket, when the file does not name the one of the running edge.
-    #[arg(long)]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    edge: EdgeArgs,
 }
 
 pub fn reload(args: &ReloadArgs, out: &mut dyn Write, err: &mut dyn Write) -> Code {
-    let asked = match &args.socket {
-        Some(path) => socket::ask_at(path, "POST", "/api/v1/reload"),
-        None => match config::load(&args.config, OpenFiles::No) {
-            Ok(loaded) => socket::ask(&loaded.config, "POST", "/api/v1/reload"),
-            Err(report) => {
-                say(err, report.render("the running config was kept"));
-                return Code::WrongConfig;
-            }
-        },
+    let path = match args.edge.path("the running config was kept", err) {
+        Ok(path) => path,
+        Err(code) => return code,
     };
-    match asked {
+    match socket::send_to(&path, "POST", "/api/v1/reload", b"") {
         Ok((200, body)) => {
             let page: Value = serde_json::from_slice(&body).unwrap_or_default();
             let text = serde_json::to_string_pretty(&page).unwrap_or_default();

@@ -28,13 +28,18 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "FILE", requires = "generate")]
     trace_out: Option<PathBuf>,
     /// Where generated clients are, each place with its share: countries, or latitude/longitude.
-    #[arg(long, value_name = "DE=30,48.9/2.4=20", default_value = "US=30,DE=20,BR=15,IN=20,JP=15")]
+    #[arg(
+        long,
+        value_name = "DE=30,48.9/2.4=20",
+        default_value = "US=30,DE=20,BR=15,IN=20,JP=15",
+        conflicts_with = "clients"
+    )]
     countries: Places,
     /// How many generated clients come in a time.
-    #[arg(long, default_value = "200/s", value_parser = positive_rate)]
+    #[arg(long, default_value = "200/s", value_parser = simulated_rate, conflicts_with = "clients")]
     rate: Rate,
     /// How long a generated client stays, on average.
-    #[arg(long, default_value = "30m")]
+    #[arg(long, default_value = "30m", conflicts_with = "clients")]
     lifetime: Period,
     /// A second configuration: who would go elsewhere with it?
     #[arg(long, value_name = "FILE")]
@@ -57,9 +62,12 @@ pub struct SimulateArgs {
     svg: Option<PathBuf>,
 }
 
-fn positive_rate(text: &str) -> Result<Rate, String> {
+/// Fewer would not come within any span that is simulated.
+const LOWEST_RATE: f64 = 0.05 / 3_600.0;
+
+fn simulated_rate(text: &str) -> Result<Rate, String> {
     let rate: Rate = text.parse().map_err(|error: crate::config::units::UnitError| error.to_string())?;
-    if rate.per_second > 0.0 { Ok(rate) } else { Err("must be more than 0".to_owned()) }
+    if rate.per_second >= LOWEST_RATE { Ok(rate) } else { Err("must be at least 0.05/h, about one a day".to_owned()) }
 }
 
 fn load_factor(text: &str) -> Result<f64, String> {

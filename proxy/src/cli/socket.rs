@@ -13,19 +13,18 @@ use crate::config::Config;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// # Errors
-/// When the configuration names no socket, or nobody answers on it.
-pub fn ask(config: &Config, method: &str, target: &str) -> Result<(u16, Vec<u8>), String> {
-    let path = config.admin.socket.as_deref().ok_or("the configuration names no admin.socket to ask through")?;
-    ask_at(path, method, target)
+/// When the configuration names no socket.
+pub fn of(config: &Config) -> Result<&Path, String> {
+    config.admin.socket.as_deref().ok_or_else(|| "the configuration names no admin.socket to ask through".to_owned())
 }
 
 /// # Errors
-/// When nobody answers.
-pub fn ask_at(path: &Path, method: &str, target: &str) -> Result<(u16, Vec<u8>), String> {
-    send_to(path, method, target, b"")
+/// When the configuration names no socket, or nobody answers on it.
+pub fn ask(config: &Config, method: &str, target: &str) -> Result<(u16, Vec<u8>), String> {
+    send_to(of(config)?, method, target, b"")
 }
 
-/// The same with a body, of JSON.
+/// Sends a body of JSON, or none.
 ///
 /// # Errors
 /// When nobody answers.

@@ -334,17 +334,20 @@ fn one_or_many(key: &Key, mut items: Vec<Value>) -> Value {
 /// Whether the part that a path is in means the same on both sides whatever it says, because a default was written out
 /// that is only found when it is used. What is positions in a configuration is compared only where these are the same.
 fn counts_the_same(path: &str, old: &Config, new: &Config) -> bool {
-    let mut steps = path.split('.');
-    let (part, name) = (steps.next().unwrap_or_default(), steps.next().unwrap_or_default());
+    let part = path.split('.').next().unwrap_or_default();
+    let is_of = |name: &str| {
+        let own = dotted(part, name);
+        path == own || is_inside(path, &own)
+    };
     let same_clusters = || old.clusters.iter().map(|one| &one.name).eq(new.clusters.iter().map(|one| &one.name));
     match part {
         "edge" => old.edge == new.edge,
         "listeners" => {
-            let find = |config: &Config| config.listeners.iter().find(|known| &*known.name == name).cloned();
+            let find = |config: &Config| config.listeners.iter().find(|known| is_of(&known.name)).cloned();
             same_clusters() && find(old).is_some() && find(old) == find(new)
         }
         "clusters" => {
-            let find = |config: &Config| config.clusters.iter().find(|known| &*known.name == name).cloned();
+            let find = |config: &Config| config.clusters.iter().find(|known| is_of(&known.name)).cloned();
             find(old).is_some() && find(old) == find(new)
         }
         _ => false,

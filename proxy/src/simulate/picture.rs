@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::report::{ClusterRun, EndpointRun, Report, Run};
+use super::report::{ClusterRun, EndpointRun, Report, Run, rounded};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 80.0;
@@ -22,7 +22,7 @@ const COLOURS: [&str; 8] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9
 /// The picture.
 pub fn svg(report: &Report) -> String {
     let mut drawing = Drawing { body: String::new(), y: 30.0 };
-    let title = format!("{} clients in {}", report.clients, time(report.seconds));
+    let title = format!("{} clients in {}", report.clients, rounded(report.seconds));
     drawing.text(20.0, 0.0, "bold", &title);
     drawing.y += 14.0;
     for run in &report.runs {
@@ -74,7 +74,7 @@ impl Drawing {
             self.label(LEFT - 8.0, y(value) + 4.0, "end", &grouped(value));
             let at = LEFT + PLOT * step as f64 / 4.0;
             self.line(at, bottom, at, bottom + 5.0, "#888888");
-            self.label(at, bottom + 18.0, "middle", &time(report.seconds * step as f64 / 4.0));
+            self.label(at, bottom + 18.0, "middle", &rounded(report.seconds * step as f64 / 4.0).to_string());
         }
         let mut below = vec![0; points];
         for (nth, locality) in cluster.localities.iter().enumerate() {
@@ -131,7 +131,12 @@ impl Drawing {
         for (nth, endpoint, part) in endpoints {
             let value = match endpoint.max_connections {
                 Some(max) if endpoint.full_seconds > 0.0 => {
-                    format!("{} of {}, full for {}", grouped(endpoint.peak), grouped(max), time(endpoint.full_seconds))
+                    format!(
+                        "{} of {}, full for {}",
+                        grouped(endpoint.peak),
+                        grouped(max),
+                        rounded(endpoint.full_seconds)
+                    )
                 }
                 Some(max) => format!("{} of {}", grouped(endpoint.peak), grouped(max)),
                 None => grouped(endpoint.peak),
@@ -202,11 +207,6 @@ fn grouped(value: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-fn time(seconds: f64) -> String {
-    let fitting = if seconds < 10.0 { (seconds * 10.0).round() / 10.0 } else { seconds.round() };
-    crate::config::units::Period(std::time::Duration::from_secs_f64(fitting)).to_string()
 }
 
 /// Names come from files, and XML has no place for control characters at all.

@@ -111,8 +111,10 @@ impl fmt::Display for Report {
     }
 }
 
-fn rounded(seconds: f64) -> Period {
-    Period(std::time::Duration::from_secs_f64(if seconds < 10.0 { seconds } else { seconds.round() }))
+/// To a tenth of a second, and from ten seconds on to a whole one.
+pub(super) fn rounded(seconds: f64) -> Period {
+    let fitting = if seconds < 10.0 { (seconds * 10.0).round() / 10.0 } else { seconds.round() };
+    Period(std::time::Duration::from_secs_f64(fitting))
 }
 
 impl fmt::Display for Run {
@@ -202,7 +204,7 @@ fn or_dash(limit: Option<u64>) -> String {
 }
 
 fn full_for(seconds: f64) -> String {
-    if seconds > 0.0 { rounded((seconds * 10.0).round() / 10.0).to_string() } else { "-".to_owned() }
+    if seconds > 0.0 { rounded(seconds).to_string() } else { "-".to_owned() }
 }
 
 /// Rows of a from-to table that people get to see; JSON has all of them.

@@ -307,6 +307,9 @@ async fn mistakes_are_told_and_have_their_exit_codes() {
     check(&[&CLIENTS[..], &["--fail", "q"]].concat(), 2, "`q`; there are: im/a, im/b, im/z").await;
     let ages = ["--generate", "100000", "--rate", "0.001/s"];
     check(&ages, 2, "days, and at most 400 are simulated: generate fewer of them or raise --rate").await;
+    let never = ["--generate", "10", "--rate", "0.00000000000000000001/s"];
+    check(&never, 2, "must be at least 0.05/h").await;
+    check(&[&CLIENTS[..], &["--rate", "10/s"]].concat(), 2, "cannot be used with").await;
     check(&["--clients", "gone"], 1, "gone cannot be opened").await;
     workspace.write("wrong.toml", "nonsense = 1\n").unwrap();
     check(&[&CLIENTS[..], &["--against", "wrong.toml"]].concat(), 3, "wrong.toml:1:1: error: unknown key").await;

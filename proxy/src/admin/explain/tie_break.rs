@@ -5,6 +5,8 @@ use std::fmt::Write;
 use policies::{Considered, EndpointIx, Policy, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::config::diagnostic::counted;
+
 /// One candidate as the pick saw it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Compared {
@@ -40,8 +42,8 @@ impl TieBreak<'_> {
             return format!("{winner} is where the client was a moment ago, and it takes new clients");
         }
         match self.policy {
-            Some(Policy::P2c { .. }) => self.drawn("the lowest (connections + 1) / weight of these"),
-            Some(Policy::PeakEwma { .. }) => self.drawn("the lowest latency × (connections + 1) / weight of these"),
+            Some(Policy::P2c { .. }) => self.drawn(winner),
+            Some(Policy::PeakEwma { .. }) => self.fastest_drawn(winner),
             Some(Policy::Prequal { .. }) => {
                 format!("{winner} was the fastest of those drawn that were not busy{}", self.with_count_of(winner))
             }
@@ -69,8 +71,8 @@ impl TieBreak<'_> {
     }
 
     /// Two or more were drawn, and the cheapest has it.
-    fn drawn(&self, measure: &str) -> String {
-        let Some((winner, _)) = self.winner else { return self.nobody() };
+    fn drawn(&self, winner: &str) -> String {
+        let measure = "the lowest (connections + 1) / weight of these";
         let others = self.considered.iter().filter(|compared| compared.endpoint != winner);
         let [ours, ..] = &self.count_of(winner)[..] else { return format!("{winner} was drawn") };
         match others.map(|other| cost(other).total_cmp(&cost(ours))).min() {
@@ -82,6 +84,17 @@ impl TieBreak<'_> {
                 format!("{}; {winner} has {measure}, and was drawn before its equals", self.counts())
             }
             Some(std::cmp::Ordering::Greater) => format!("{}; {winner} has {measure}", self.counts()),
+        }
+    }
+
+    /// As [`drawn`](Self::drawn), but by latencies, which are not kept: who was passed over for what is not known.
+    fn fastest_drawn(&self, winner: &str) -> String {
+        let counts = self.counts();
+        match self.considered.iter().any(|compared| compared.endpoint != winner) {
+            true => format!(
+                "{counts}; {winner} had the lowest latency × (connections + 1) / weight of those that could take the client"
+            ),
+            false => format!("{counts}; nobody else was drawn"),
         }
     }
 
@@ -109,8 +122,7 @@ impl TieBreak<'_> {
     fn with_count_of(&self, winner: &str) -> String {
         match &self.count_of(winner)[..] {
             [.., Compared { connections, weight, .. }] => {
-                let noun = if *connections == 1 { "connection" } else { "connections" };
-                format!(": {connections} {noun} for weight {weight}")
+                format!(": {} for weight {weight}", counted(*connections as usize, "connection"))
             }
             [] => String::new(),
         }
@@ -195,12 +207,16 @@ mod tests {
         check(maglev, true, &seen[..1], "a", "the client's key leads to a in the table");
         check(maglev, false, &seen[..1], "a", "the client has no key: dice led to a in the table");
         let latency = policies::Latency::default();
+        let peak_ewma = Policy::PeakEwma { choices: 2, latency };
+        check(peak_ewma, false, &seen[..1], "a", "a had 2 connections for weight 1; nobody else was drawn");
+        // Latency decides: more connections and a greater weight say nothing about who could take the client.
         check(
-            Policy::PeakEwma { choices: 2, latency },
+            peak_ewma,
             false,
-            &seen[..1],
+            &[("a", 12, 1), ("b", 5, 1)],
             "a",
-            "a had 2 connections for weight 1; nobody else was drawn",
+            "a had 12 connections for weight 1, b had 5 for weight 1; a had the lowest latency × (connections + 1) / \
+             weight of those that could take the client",
         );
     }
 }

@@ -74,7 +74,7 @@ fn cluster(
         None => Some(None),
     };
     health::warn_of_idle_cut(&raw.cut_on_down, health.as_ref(), raw.agent_check.is_some(), scope);
-    let rtt = health.as_ref().and_then(|health| rtt::rtt(&raw.rtt, &raw.steer, health, scope));
+    let rtt = rtt::rtt(&raw.rtt, &raw.steer, health.as_ref(), scope);
     let outlier = outlier::outlier(&raw.outlier, scope);
     let retry_budget = outlier::retry_budget(&raw.retry_budget, scope);
     // Its endpoints have it, or it was refused.

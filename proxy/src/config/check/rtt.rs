@@ -15,18 +15,20 @@ const HOUR: u64 = 3_600_000;
 const PROBES_A_WINDOW: u32 = 3;
 const WINDOWS_OF_AGE: u32 = 5;
 
+/// Without a `health`, which was refused then, what stands alone is judged all the same.
 pub(super) fn rtt(
     raw: &RawRtt,
     steer: &[Placed<CriterionName>],
-    health: &Health,
+    health: Option<&Health>,
     scope: &mut Scope<'_, '_>,
 ) -> Option<RttSettings> {
     let scope = &mut scope.below("rtt", None);
-    warn_of_nothing_to_measure(raw, steer, health, scope);
     let limits = limits(raw, scope);
     let hysteresis = hysteresis(raw, scope);
     let floor = scope.duration("hysteresis-floor", &raw.hysteresis_floor, 0..=HOUR);
     let dwell = scope.whole("dwell", &raw.dwell, 1..=100);
+    let health = health?;
+    warn_of_nothing_to_measure(raw, steer, health, scope);
     let window = window(raw, health, scope);
     let max_age = window.and_then(|window| max_age(raw, window, health, scope));
     let bands = RttBands { limits: limits?, hysteresis_ratio: hysteresis?, hysteresis_floor: floor?, dwell: dwell? };

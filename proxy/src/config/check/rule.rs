@@ -372,8 +372,7 @@ fn warn_of_rules_without_effect(around: &Around<'_>, scope: &mut Scope<'_, '_>) 
     let mut said = false;
     for raw in &cluster.rules {
         let is_strict = raw.strict.as_deref() == Some(&true) || raw.fallback.last().is_some_and(|last| **last != "any");
-        let is_word = raw.localities.single().is_some_and(|word| matches!(word.as_str(), "auto" | "refuse"));
-        if is_strict || is_word {
+        if is_strict || is_word(&raw.localities) {
             continue;
         }
         match &raw.steer {
@@ -391,12 +390,19 @@ fn warn_of_rules_without_effect(around: &Around<'_>, scope: &mut Scope<'_, '_>) 
     }
 }
 
+/// Words decide whatever `steer` says.
+fn is_word(localities: &OneOrMany) -> bool {
+    localities.single().is_some_and(|word| matches!(word.as_str(), "auto" | "refuse"))
+}
+
 fn warn_of_map_without_effect(around: &Around<'_>, scope: &mut Scope<'_, '_>) {
     let cluster = around.cluster;
     let is_strict = cluster.map_fallback.last().is_some_and(|last| **last != "any");
-    let Some((key, _)) = cluster.map.iter().min_by_key(|(key, _)| key.span().map(|span| span.start)) else { return };
+    let placed = cluster.map.iter().filter(|(_, to)| !is_word(to)).map(|(key, _)| key);
+    let Some(key) = placed.min_by_key(|key| key.span().map(|span| span.start)) else { return };
     if !is_strict && !names_rules(&cluster.steer) && !scope.was_refused("steer") {
-        let problem = scope.warning(key.span(), "the map has no effect: `steer` does not name `rules`");
+        let problem =
+            scope.warning(key.span(), "the localities of the map have no effect: `steer` does not name `rules`");
         problem.help("steer = [\"rules\", ...]");
     }
 }
