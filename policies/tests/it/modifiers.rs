@@ -6,8 +6,8 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use policies::{
-    ClusterView, Endpoint, EndpointIx, Kind, Limits, NoPick, Pick, Policy, Reason, Share, Standing, Tick, Weight,
-    compile,
+    ClusterView, Criterion, Endpoint, EndpointIx, Kind, Limits, NoPick, Pick, Policy, Reason, Share, SpillBy, Standing,
+    Tick, Weight, compile,
 };
 
 use crate::cluster::{ANYBODY, With, Worker, cluster, endpoint, policies};
@@ -705,4 +705,65 @@ fn what_no_limit_asks_for_leaves_nothing_to_settle() {
         assert_eq!(view.endpoints.iter().map(|endpoint| endpoint.load.leases()).sum::<u32>(), 1);
         assert_eq!(view.unsettled(), 0, "{limited:?}");
     }
+}
+
+// Capacity …
+
+/// Two servers stand in for ten: by weight they are whole and get everything, by capacity a fifth and its reserve.
+#[test]
+fn by_capacity_a_locality_gets_what_it_is_built_for_whatever_its_weights() {
+    let down = |locality| endpoint(locality).standing(Standing::Down);
+    let mut view = cluster(Policy::Random, vec![down(0), endpoint(1).weight(100), endpoint(2)]);
+    view.steering.spill_by = SpillBy::Capacity;
+    for (locality, capacity) in view.localities.iter_mut().zip([10_000, 2_000, 10_000]) {
+        locality.capacity = max(capacity);
+    }
+    let counts = shares(&view, &mut Worker::new(17));
+    assert!(counts[0] == 0 && near(counts[1], 0.28) && near(counts[2], 0.72), "{counts:?}");
+    // A sum of connections and weights would mean nothing: while one has none, all go by weights.
+    view.localities[2].capacity = None;
+    assert_eq!(shares(&view, &mut Worker::new(18)), [0, PICKS, 0]);
+}
+
+// Bands of the round trip …
+
+/// Bands order localities, and nothing else: what lowers an endpoint lowers it against those of its own tier.
+#[test]
+fn a_band_decides_between_localities_whatever_is_said_of_their_endpoints() {
+    type Change = fn(Endpoint) -> Endpoint;
+    let changes: [Change; 4] = [
+        |endpoint| endpoint.weight(1),
+        |endpoint| endpoint.warming_up(10),
+        |endpoint| endpoint.max(100_000),
+        |endpoint| endpoint.rate(1e6),
+    ];
+    let pick = |near: Vec<Endpoint>| {
+        let far = (0..2).map(|_| endpoint(1).weight(1000));
+        let mut view = cluster(Policy::P2C, near.into_iter().chain(far).collect());
+        view.steering.criteria = vec![Criterion::Rtt];
+        (view.localities[0].rtt_band, view.localities[1].rtt_band) = (Some(0), Some(1));
+        shares(&view, &mut Worker::new(19))
+    };
+    for change in changes {
+        assert_eq!(pick(vec![change(endpoint(0).weight(3)), endpoint(0)])[2..], [0, 0]);
+    }
+    // What is degraded or out takes its weight along, and the next band gets that.
+    let counts = pick(vec![endpoint(0).degraded(), endpoint(0)]);
+    assert!(near(counts[2] + counts[3], 0.3), "{counts:?}");
+    for standing in [Standing::Suspect, Standing::Down] {
+        let counts = pick(vec![endpoint(0).standing(standing), endpoint(0)]);
+        assert!(near(counts[2] + counts[3], 0.3), "{counts:?}");
+    }
+    assert_eq!(pick(vec![endpoint(0).standing(Standing::Draining), endpoint(0)]), [0, PICKS, 0, 0]);
+}
+
+#[test]
+fn a_full_band_passes_its_clients_on_and_a_pin_does_not_ask_for_bands() {
+    let mut view = cluster(Policy::P2C, vec![endpoint(0).max(2), endpoint(1)]);
+    view.steering.criteria = vec![Criterion::Rtt];
+    (view.localities[0].rtt_band, view.localities[1].rtt_band) = (Some(0), Some(1));
+    assert_eq!(Worker::new(20).fill(&view, 6).0, [2, 4]);
+    let mut worker = Worker::new(21);
+    worker.pin = Some(EndpointIx(1));
+    assert_eq!(shares(&view, &mut worker), [0, PICKS]);
 }

@@ -472,8 +472,38 @@ pub fn offline_with(config: &Config, ix: config::ClusterIx, state: Arc<ClusterSt
 
 #[cfg(test)]
 mod tests {
+    use geoip::{Coordinates, Place};
+
     use super::*;
     use crate::config::{ClusterIx, OpenFiles, load_text};
+
+    /// Whoever could make up places could fill the memory with plans.
+    #[test]
+    fn a_client_of_one_class_too_many_is_steered_by_its_continent() {
+        let text = "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\
+                    [clusters.im]\nsteer = [\"rules\", \"distance\"]\n\
+                    [[clusters.im.rules]]\nnetwork = \"10.0.0.0/8\"\nlocalities = \"here\"\n\
+                    [clusters.im.localities.here]\nlocation = [50, 8]\nendpoints = [{ address = \"10.0.0.7:5222\" }]\n";
+        let config = load_text("t.toml", text, OpenFiles::No).unwrap().config;
+        let plan = offline(&config, ClusterIx(0));
+        let client = |address: &str, row: u8, column: u8| {
+            let at = |cells: u8, from: f64| (f64::from(cells) + 0.5) * 5.0 - from;
+            let location = Coordinates::new(at(row, 90.0), at(column, 180.0));
+            let place = Place { location, continent: Some(geoip::ContinentCode::EUROPE), ..Place::default() };
+            class::Client::placed(Some(address.parse().unwrap()), &place)
+        };
+        let everywhere = || (0..36).flat_map(|row| (0..72).map(move |column| (row, column)));
+        for address in ["10.0.0.1", "192.0.2.1"] {
+            for (row, column) in everywhere() {
+                plan.plan(plan.class_of(&client(address, row, column)));
+            }
+        }
+        // Two times 2592 cells were asked for; the continents come on top.
+        assert_eq!(plan.classes(), MAX_CLASSES + 1);
+        let known = client("10.0.0.1", 3, 3);
+        assert_eq!(plan.class_of(&known), (Some(0), known.cell), "who was there stays");
+        assert_eq!(plan.class_of(&client("192.0.2.1", 35, 71)), (None, class::Cell::Continent(*b"EU")));
+    }
 
     #[test]
     fn endpoints_are_told_of_latencies_for_the_policy_of_a_rule() {

@@ -182,7 +182,7 @@ impl Prober {
     /// The interval, spread by the jitter so that many edges and endpoints do not probe in step.
     fn pause(&self) -> Duration {
         let interval = if self.endpoint.votes().in_doubt() { self.health.fast_interval } else { self.health.interval };
-        interval.mul_f64(1.0 + self.health.jitter * (fastrand::f64() - 0.5))
+        spread(interval, self.health.jitter, fastrand::f64())
     }
 
     async fn probe(&self) -> Result<Answer, ProbeError> {
@@ -280,5 +280,22 @@ impl ProbeError {
             ProbeError::Token { .. } => true,
             _ => false,
         }
+    }
+}
+
+/// `jitter` is the share of the interval that probes are spread over, half of it to either side; `dice` is in 0 to 1.
+fn spread(interval: Duration, jitter: f64, dice: f64) -> Duration {
+    interval.mul_f64(1.0 + jitter * (dice - 0.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_spread_around_their_interval() {
+        let second = Duration::from_secs(1);
+        assert_eq!([0.0, 0.5, 1.0].map(|dice| spread(second, 0.2, dice).as_millis()), [900, 1000, 1100]);
+        assert_eq!([0.0, 0.5, 1.0].map(|dice| spread(second, 0.0, dice)), [second; 3]);
     }
 }

@@ -399,6 +399,23 @@ mod tests {
         assert_eq!(said, want);
     }
 
+    /// A default that is only found when it is used, written out.
+    #[test]
+    fn what_counts_the_same_is_no_change_whatever_the_name() {
+        for name in ["eu", "\"im.eu\""] {
+            let text = |capacity: &str| {
+                format!(
+                    "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = {0}\n\
+                     [clusters.{name}.localities.fra]\n{capacity}\n\
+                     endpoints = [{{ address = \"10.1.0.4:5222\", max-connections = 100 }}]\n",
+                    if name.starts_with('"') { name.to_owned() } else { format!("{name:?}") }
+                )
+            };
+            let said = compare(&loaded(&text("")), &loaded(&text("capacity = 100")));
+            assert!(said.is_empty(), "{name}: {}", said[0]);
+        }
+    }
+
     #[test]
     fn a_changed_value_is_shown_with_its_path_and_effect() {
         check(

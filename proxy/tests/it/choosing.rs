@@ -89,7 +89,11 @@ async fn an_endpoint_that_joins_a_running_edge_starts_slowly() {
     assert!(ramp.is_some_and(|ramp| ramp < 0.02), "{ramp:?}");
     let explained = edge.get("/api/v1/explain?from=192.0.2.1").await.json().unwrap();
     assert!(
-        explained["endpoints"].as_array().unwrap().iter().any(|one| one["ramp"].as_f64() < Some(0.02)),
+        explained["endpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["ramp"].as_f64().is_some_and(|ramp| ramp < 0.02)),
         "{explained}"
     );
 }

@@ -44,10 +44,21 @@ async fn an_endpoint_falls_by_its_probes_and_rises_again() {
     assert!(suspect["reason"].as_str().unwrap().contains("503"), "{suspect}");
     assert_eq!(edge.count("warbler_endpoint_up", &[("endpoint", &a.address().to_string())]).await, 0);
     let down = edge.wait_for_standing(a.address(), "down").await;
-    assert!(down["reason"].as_str().unwrap().contains("503") && down["since_seconds"].as_u64() < Some(20), "{down}");
+    assert!(
+        down["reason"].as_str().unwrap().contains("503")
+            && down["since_seconds"].as_u64().is_some_and(|since| since < 20),
+        "{down}"
+    );
     let why = [("endpoint", &*a.address().to_string()), ("source", "probes"), ("reason", "status")];
     assert_eq!(edge.metric("warbler_endpoint_standing_reason", &why).await, Some(1.0));
+    let since = [("endpoint", &*a.address().to_string()), ("source", "probes")];
+    let stood = async || edge.metric("warbler_endpoint_standing_seconds", &since).await.filter(|&since| since >= 1.0);
+    assert!(eventually(SOON, "a second of it", stood).await.unwrap() < 60.0);
     wait_until_picks_know(&edge, "web", a.address(), "down").await;
+    let explained = edge.get("/api/v1/explain?from=127.0.0.1&listener=web").await.json().unwrap();
+    let endpoints = explained["endpoints"].as_array().unwrap();
+    let told = endpoints.iter().find(|endpoint| endpoint["name"] == a.address().to_string()).unwrap();
+    assert!(told["since_seconds"].as_u64().is_some_and(|since| (1..60).contains(&since)), "{explained:#}");
     for _ in 0..6 {
         assert_eq!(name_of_answer(&edge).await, "b");
     }
@@ -175,6 +186,16 @@ async fn probes_come_at_their_interval_and_give_both_round_trips() {
         let seconds = edge.metric("warbler_endpoint_rtt_seconds", &labels).await.unwrap();
         assert!(seconds > 0.0 && seconds < 1.0, "{figure}: {seconds}");
     }
+}
+
+/// With an hour between probes, only the fast interval can bring two more failures.
+#[tokio::test]
+async fn whoever_is_in_doubt_is_probed_at_the_fast_interval() {
+    let stub = HttpStub::start("a").await.unwrap();
+    stub.set_status(503);
+    let keys = "health.http = { path = \"/health\", interval = \"1h\", fast-interval = \"100ms\", fall = 3 }";
+    let edge = Edge::start(&config(keys, &[stub.address()])).await;
+    edge.wait_for_standing(stub.address(), "down").await;
 }
 
 /// An endpoint that echoes tunnels and keeps probes of `/health` waiting until `answers` is set.

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bench::harness::{EchoTcp, HttpStub, RawClient, Wan, eventually, http};
+use bench::harness::{EchoTcp, HttpStub, Process, RawClient, Wan, eventually, http};
 use serde_json::Value;
 
-use crate::edge::{Edge, SOON};
+use crate::edge::{CONFIG, Edge, SOON, warbler};
 
 /// An edge in Frankfurt with a locality in the same town and one in Singapore.
 fn two_places(keys: &str, frankfurt: SocketAddr, singapore: SocketAddr) -> String {
@@ -101,10 +101,13 @@ async fn a_locality_behind_a_delay_gets_its_band_and_every_page_says_how_sure_th
         assert!(probe[figure].as_f64() >= Some(120.0), "{figure}: {probe:#}");
     }
     assert!(probe["samples"].as_u64() >= Some(3) && probe["deviation_ms"].is_number(), "{probe:#}");
-    assert!(probe["loss"] == 0.0 && probe["age_seconds"].as_f64() < Some(5.0), "{probe:#}");
+    assert!(probe["loss"] == 0.0 && probe["age_seconds"].as_f64().is_some_and(|age| age < 5.0), "{probe:#}");
     // The relay delays in user space: the handshake ends there.
     let handshake = &near["endpoints"][0]["rtt"]["handshake"];
-    assert!(handshake["ms"].as_f64() < Some(60.0) && handshake["confidence"].as_f64() > Some(0.0), "{handshake:#}");
+    assert!(
+        handshake["ms"].as_f64().is_some_and(|ms| ms < 60.0) && handshake["confidence"].as_f64() > Some(0.0),
+        "{handshake:#}"
+    );
 
     let measured = [("locality", "frankfurt"), ("source", "measured")];
     assert!(edge.metric("warbler_locality_rtt_seconds", &measured).await >= Some(0.12));
@@ -115,6 +118,10 @@ async fn a_locality_behind_a_delay_gets_its_band_and_every_page_says_how_sure_th
 
     let explained = edge.get("/api/v1/explain?from=203.0.113.7").await.json().unwrap();
     let first = &explained["localities"][0];
+    let asked = ["explain", "--config", CONFIG, "--from", "203.0.113.7", "--live"];
+    let text = Process::run(&edge.workspace, warbler(asked), SOON).await.unwrap().stdout;
+    let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
+    assert!(row("singapore").contains(" ms b0 ") && row("frankfurt").contains(" ms b3 "), "{text}");
     assert!(first["name"] == "singapore" && first["rtt_measured"] == true, "{explained:#}");
     assert!(first["rtt_band"] == 0 && first["rtt_confidence"].as_f64() > Some(0.0), "{explained:#}");
 }
@@ -134,7 +141,10 @@ async fn probes_that_fail_are_loss_and_a_figure_without_news_gives_way_to_the_pr
     assert_eq!(endpoint["rtt_ms"]["probe"], Value::Null);
     let probe = &endpoint["rtt"]["probe"];
     assert!(probe["loss"].as_f64() > Some(0.0) && probe["confidence"] == 0.0, "{probe:#}");
-    assert!(probe["age_seconds"].as_f64() > Some(1.0) && probe["ms"].as_f64() < Some(100.0), "still shown: {probe:#}");
+    assert!(
+        probe["age_seconds"].as_f64() > Some(1.0) && probe["ms"].as_f64().is_some_and(|ms| ms < 100.0),
+        "still shown: {probe:#}"
+    );
     assert!(edge.metric("warbler_locality_rtt_seconds", &[("source", "prior")]).await > Some(0.16));
     assert_eq!(locality(&edge, "frankfurt").await["rtt_band"], 0);
     assert_eq!(goes_to(&edge).await, "frankfurt");

@@ -979,6 +979,49 @@ t.toml:12:1: warning: the map decides nothing: the one on line 7 is for everyone
     check(&config("country = \"FR\""), "");
 }
 
+/// `refuse` decides whatever `steer` says; the other entry does not.
+#[test]
+fn a_map_without_effect_is_a_warning_and_its_words_have_one() {
+    let with_map = |map: &str| {
+        format!(
+            "[geoip]\ndatabases = [\"city.mmdb\"]\n\
+             [listeners.im]\nbind = [\"0.0.0.0:5222\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\
+             [clusters.im]\nsteer = [\"distance\"]\nmap = {map}\n\
+             [clusters.im.localities.here]\nlocation = [50, 8]\nendpoints = [{{ address = \"10.0.0.7:5222\" }}]\n"
+        )
+    };
+    check(&with_map("{ KP = \"refuse\" }"), "");
+    check(
+        &with_map("{ KP = \"refuse\", default = \"here\" }"),
+        r#"
+t.toml:9:24: warning: the localities of the map have no effect: `steer` does not name `rules`
+   help: steer = ["rules", ...]"#,
+    );
+}
+
+#[test]
+fn mistakes_in_rtt_are_told_beside_those_in_health() {
+    check(
+        r#"
+[listeners.im]
+bind = ["0.0.0.0:5222"]
+protocol = "tcp"
+cluster = "im"
+[clusters.im]
+health.tcp = { interval = "1ms" }
+rtt = { bands = ["20ms", "10ms"], hysteresis = "60%" }
+[clusters.im.localities.here]
+endpoints = [{ address = "10.0.0.7:5222" }]
+"#,
+        r#"
+t.toml:7:27: error: `interval` must be from 100ms to 1h, not 1ms
+t.toml:8:26: error: `bands` must ascend, and 10ms does not
+   help: each limit must be longer than the one before it, and than zero
+t.toml:8:48: error: `hysteresis` must be from 0% to 50%, not 60%
+   help: more would keep a locality out of a narrow band for good"#,
+    );
+}
+
 #[test]
 fn rules_without_effect_are_a_warning() {
     check(
