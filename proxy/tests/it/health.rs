@@ -188,14 +188,17 @@ async fn probes_come_at_their_interval_and_give_both_round_trips() {
     }
 }
 
-/// With an hour between probes, only the fast interval can bring two more failures.
+/// Twenty failures at the interval take forty seconds, which is longer than anything is waited for here.
 #[tokio::test]
 async fn whoever_is_in_doubt_is_probed_at_the_fast_interval() {
     let stub = HttpStub::start("a").await.unwrap();
-    stub.set_status(503);
-    let keys = "health.http = { path = \"/health\", interval = \"1h\", fast-interval = \"100ms\", fall = 3 }";
+    let keys = "health.http = { path = \"/health\", interval = \"2s\", fast-interval = \"100ms\", fall = 20 }";
     let edge = Edge::start(&config(keys, &[stub.address()])).await;
+    let probed = async || (edge.endpoint(stub.address()).await["reason"] == "probe succeeded").then_some(());
+    eventually(SOON, "a good probe", probed).await.unwrap();
+    stub.set_status(503);
     edge.wait_for_standing(stub.address(), "down").await;
+    assert!(stub.requests() > 20, "each of them is a probe: {}", stub.requests());
 }
 
 /// An endpoint that echoes tunnels and keeps probes of `/health` waiting until `answers` is set.
