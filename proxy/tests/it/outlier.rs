@@ -298,6 +298,49 @@ async fn all_errors_count_when_they_are_asked_to_and_none_when_it_is_off() {
 }
 
 #[tokio::test]
+async fn errors_of_the_server_in_a_row_eject_where_they_are_asked_for() {
+    let (bad, good) = (HttpStub::start("bad").await.unwrap(), HttpStub::start("good").await.unwrap());
+    bad.set_status(500);
+    let keys = format!("{LONG}\noutlier.server-errors = true");
+    let edge = Edge::start(&web_with("", &keys, &[bad.address(), good.address()])).await;
+    let out = drive_out(&edge, bad.address(), async || {
+        http::get(edge.address("web"), "/").await.unwrap();
+    })
+    .await;
+    is_ejected_for(&out, "server errors");
+}
+
+/// Five endpoints of which one fails every client, and nothing counts in a row: its rate alone gives it away.
+#[tokio::test]
+async fn whoever_fails_far_more_than_its_peers_is_ejected_by_its_rate() {
+    for (rule, said) in [
+        ("success-rate = { volume = 10 }", "% of its requests succeeded, under the limit of"),
+        (
+            "success-rate.enforce = false, failure-percentage = { enforce = true, volume = 10 }",
+            "% of its requests failed",
+        ),
+    ] {
+        let mut stubs = Vec::new();
+        for name in ["a", "b", "c", "d", "bad"] {
+            stubs.push(HttpStub::start(name).await.unwrap());
+        }
+        stubs[4].set_status(503);
+        let addresses: Vec<SocketAddr> = stubs.iter().map(HttpStub::address).collect();
+        let keys = format!("{LONG}\noutlier = {{ interval = \"1s\", consecutive = 0, {rule} }}");
+        let edge = Edge::start(&web_with("", &keys, &addresses)).await;
+        let ejected = async || {
+            for _ in 0..100 {
+                http::get(edge.address("web"), "/").await.unwrap();
+            }
+            Some(edge.endpoint(addresses[4]).await).filter(|endpoint| endpoint["standing"] == "suspect")
+        };
+        let out = eventually(SOON, "the one that fails ejected", ejected).await.unwrap();
+        assert!(out["source"] == "outlier" && out["reason"].as_str().unwrap().contains(said), "{rule}: {out}");
+        assert_eq!(edge.count("warbler_endpoints_ejected", &[]).await, 1, "{rule}");
+    }
+}
+
+#[tokio::test]
 async fn of_many_that_fail_one_is_ejected_and_the_last_one_never() {
     let mut bad = Vec::new();
     for _ in 0..4 {
