@@ -86,6 +86,13 @@ async fn a_pick_of_the_running_plan_is_made_again_and_comes_out_as_the_access_lo
     let finished = Process::run(&edge.workspace, warbler(asked).arg("--json"), SOON).await.unwrap();
     let page: Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(page["decisions"][0]["pick"]["address"], lines[0]["endpoint"]);
+
+    // What an edit broke just now is no matter for what was decided before.
+    let file = edge.workspace.path(CONFIG);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "[geoip]\ndatabases = [\"gone.mmdb\"]\n").unwrap();
+    let finished = Process::run(&edge.workspace, warbler(asked), SOON).await.unwrap();
+    assert_eq!(finished.code(), 0, "{}", finished.stderr);
 }
 
 #[tokio::test]
