@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::config::Serves;
 use crate::events;
@@ -15,6 +14,7 @@ use crate::prelude::proxy_protocol::{self, HeaderError};
 use crate::registry::Registered;
 use crate::snapshot::Snapshot;
 use crate::stream::Io;
+use crate::tls::TlsSocket;
 use crate::trip::{Kind, Origin, Outcome, Trip};
 use crate::worker::Worker;
 use crate::{http, sys, tcp};
@@ -88,9 +88,9 @@ async fn open(accepted: Accepted, origin: &mut Origin) -> Result<Opened, Refusal
     let io = match &plan.tls {
         None => Io::Plain(tcp),
         Some(tls) => {
-            let handshake = timeout(config.timeouts.tls_handshake, TlsAcceptor::from(tls.clone()).accept(tcp)).await;
+            let handshake = timeout(config.timeouts.tls_handshake, TlsSocket::accept(tcp, tls.clone())).await;
             let tls = handshake.map_err(|_elapsed| Refusal::TooSlow("TLS handshake"))?.map_err(Refusal::Tls)?;
-            Io::Tls(Box::new(tokio_rustls::TlsStream::Server(tls)))
+            Io::Tls(Box::new(tls))
         }
     };
     Ok(Opened { worker, snapshot, plan, io, origin: origin.clone(), registered })

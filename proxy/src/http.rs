@@ -55,7 +55,7 @@ pub async fn serve(opened: Opened) {
     // Each request looks at the snapshot of its own time.
     drop(snapshot);
     let Serves::Http(http) = &plan.config.serves else { return };
-    let alpn_http2 = matches!(&io, Io::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
+    let alpn_http2 = io.alpn_protocol() == Some(b"h2");
     let secure = matches!(io, Io::Tls(_));
     let limits = limits(&plan.config, http, secure);
     let connection = Arc::new(Connection { worker, origin, slot: plan.slot, secure, registered });

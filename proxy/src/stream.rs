@@ -20,7 +20,8 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+
+use crate::tls::TlsSocket;
 
 /// Room for the head and a small body of one response, so that they leave in one segment.
 const WRITE_BUFFER: usize = 4096;
@@ -28,20 +29,31 @@ const WRITE_BUFFER: usize = 4096;
 /// A connected socket, and TLS on it if there is any. What the relay works on.
 pub enum Io {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsSocket>),
 }
 
 impl Io {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Io::Plain(tcp) => tcp,
-            Io::Tls(tls) => tls.get_ref().0,
+            Io::Tls(tls) => tls.tcp(),
         }
     }
 
-    /// Whether bytes that were written may still wait inside the TLS session.
+    /// Whether bytes that were written wait inside the TLS session.
     pub fn holds_back_writes(&self) -> bool {
-        matches!(self, Io::Tls(_))
+        match self {
+            Io::Plain(_) => false,
+            Io::Tls(tls) => tls.holds_back_writes(),
+        }
+    }
+
+    /// The protocol that was agreed on in the TLS handshake.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        match self {
+            Io::Plain(_) => None,
+            Io::Tls(tls) => tls.alpn_protocol(),
+        }
     }
 
     /// Makes the close of this socket a reset, so that the peer does not take a broken stream for a finished one.
@@ -56,12 +68,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Io::Tls(tls) => match Pin::new(tls.as_mut()).poll_read(cx, buf) {
-                // A peer that closes TCP without close_notify: for us an end like any other, since the protocols
-                // inside (HTTP, WebSocket, IM frames) know their own ends.
-                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                other => other,
-            },
+            Io::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Certificates are read and checked when a snapshot is made, so a half-written pair is refused and the old one stays.
 //! Session tickets belong to the process: clients that resume do so over any reload.
 
+mod session;
+mod socket;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -19,8 +22,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
+pub use self::socket::TlsSocket;
 use crate::config::{self, CertificateFiles, ListenerTls, TlsVersion};
 use crate::stream::Io;
 
@@ -151,9 +154,9 @@ fn names(key: &CertifiedKey) -> Vec<String> {
 /// TLS to the endpoints of one cluster: one rustls configuration, shared by tunnels and probes.
 #[derive(Clone)]
 pub struct UpstreamTls {
-    connector: TlsConnector,
+    config: Arc<ClientConfig>,
     /// The same, offering HTTP/2.
-    h2: TlsConnector,
+    h2: Arc<ClientConfig>,
     name: ServerName<'static>,
     /// Tells settings apart by what they hold, not by the path of a file that was written again.
     pub fingerprint: u64,
@@ -180,14 +183,13 @@ impl UpstreamTls {
         h2.alpn_protocols = vec![b"h2".to_vec()];
         let authorities = tls.ca.as_deref().map(for_pingora).transpose()?;
         let fingerprint = fingerprint(tls)?;
-        let [connector, h2] = [config, h2].map(|config| TlsConnector::from(Arc::new(config)));
-        Ok(UpstreamTls { connector, h2, name, fingerprint, authorities })
+        Ok(UpstreamTls { config: Arc::new(config), h2: Arc::new(h2), name, fingerprint, authorities })
     }
 
     /// # Errors
     /// When the handshake fails; the certificate is part of it.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<Io> {
-        self.handshake(&self.connector, tcp).await
+        self.handshake(&self.config, tcp).await
     }
 
     /// As [`UpstreamTls::connect`], for HTTP/2: what gRPC probes speak.
@@ -206,9 +208,9 @@ impl UpstreamTls {
         }
     }
 
-    async fn handshake(&self, connector: &TlsConnector, tcp: TcpStream) -> io::Result<Io> {
-        let tls = connector.connect(self.name.clone(), tcp).await?;
-        Ok(Io::Tls(Box::new(tokio_rustls::TlsStream::Client(tls))))
+    async fn handshake(&self, config: &Arc<ClientConfig>, tcp: TcpStream) -> io::Result<Io> {
+        let tls = TlsSocket::connect(tcp, config.clone(), self.name.clone()).await?;
+        Ok(Io::Tls(Box::new(tls)))
     }
 }
 
