@@ -143,7 +143,7 @@ impl Peer {
     ) -> Result<Running> {
         let port = if self.is_warbler() { 0 } else { reserve_port()? };
         let file = workspace.write(format!("{}.conf", self.name()), self.configuration(kind, port, endpoint))?;
-        let launch = Launch::new(&self.program).pinned(core);
+        let launch = Launch::new(&self.program).pinned([core]);
         match self.product {
             Product::Warbler => {
                 let process = Process::start(workspace, launch.args(["run", "--config"]).arg(file)).await?;

@@ -13,7 +13,7 @@ use super::{
     peer::{Peer, Running},
 };
 use crate::{
-    harness::{Launch, Process, Workspace, sample},
+    harness::{CpuClock, Launch, Process, Workspace, sample},
     serve::Kind,
 };
 
@@ -118,7 +118,7 @@ async fn start_endpoint(workspace: &Workspace, kind: Kind, core: usize) -> Resul
     let kind = kind.to_possible_value().context("every kind of endpoint has a name")?;
     Process::start(
         workspace,
-        Launch::new(program).name("endpoint").args(["serve", "--kind", kind.get_name()]).pinned(core),
+        Launch::new(program).name("endpoint").args(["serve", "--kind", kind.get_name()]).pinned([core]),
     )
     .await
 }
@@ -142,7 +142,10 @@ async fn settled_memory(proxy: &Running) -> Result<f64> {
 impl Running {
     /// CPU time of all the proxy's processes.
     fn cpu_time(&self) -> Result<Duration> {
-        self.processes()?.into_iter().map(sample::cpu_time).sum()
+        {
+            let clock = CpuClock::of_this_machine();
+            self.processes()?.into_iter().map(|pid| clock.cpu_time(pid)).sum()
+        }
     }
 
     /// User memory (PSS) of all the proxy's processes, in bytes.
