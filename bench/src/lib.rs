@@ -8,6 +8,8 @@ pub mod compare;
 pub mod demo;
 pub mod harness;
 pub mod im;
+pub mod measure;
 pub mod output;
+mod report;
 pub mod serve;
 mod stop;
