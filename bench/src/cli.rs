@@ -12,12 +12,13 @@ use tokio::runtime::Builder;
 use crate::{
     compare,
     demo::{self, Afterwards},
+    growth,
     harness::Wan,
     output,
     serve::{self, Kind},
     stop,
 };
-use measuring::Compare;
+use measuring::{Compare, Growth};
 
 /// Failed while running. A wrong command line is 2, by clap.
 const FAILED: u8 = 1;
@@ -35,6 +36,8 @@ enum Command {
     /// Compares warbler with nginx and HAProxy, side by side: memory of tunnels, CPU by message, request, connection and
     /// handshake, added latency, downloads.
     Compare(Box<Compare>),
+    /// Measures how warbler's costs grow with connections, workers and endpoints, and with reloads going on.
+    Growth(Growth),
     /// Starts an edge with six IM servers in three places, and shows what it does when things happen to them.
     Demo(Demo),
     /// Runs an endpoint to put behind a proxy.
@@ -78,6 +81,7 @@ struct WanArguments {
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Compare(arguments) => on_one_thread(stop::unless_asked(compare::run(arguments.settings()))),
+        Command::Growth(arguments) => on_one_thread(stop::unless_asked(growth::run(arguments.settings()))),
         Command::Demo(Demo { keep }) => {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }

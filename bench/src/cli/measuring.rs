@@ -8,6 +8,7 @@ use clap::{Args, value_parser};
 use super::parse_duration;
 use crate::{
     compare,
+    growth::{self, Variation},
     measure::{Cores, Programs, Row, Size},
 };
 
@@ -16,10 +17,21 @@ pub(super) struct Compare {
     /// How often everything is measured; the proxies take turns, and medians are reported.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    #[command(flatten)]
-    choice: Choice,
-    #[command(flatten)]
-    load: Load,
+    /// Measures these only: rows (`message/tcp`) or measures (`message`), with commas between. A wrong name lists all.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Named::parse)]
+    only: Vec<Named>,
+    /// Messages of 200 bytes for the CPU figures, each sent and echoed.
+    #[arg(long, default_value_t = 40_000, value_parser = value_parser!(u32).range(100..))]
+    messages: u32,
+    /// HTTP requests for the CPU figures.
+    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(100..))]
+    requests: u32,
+    /// Tunnels that come, carry one message and go. No more than there are ports, which rest for a while.
+    #[arg(long, default_value_t = 3000, value_parser = value_parser!(u32).range(10..=20_000))]
+    new_connections: u32,
+    /// Connections that carry the messages and requests, one in flight on each; over HTTP/2, requests in flight.
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1000))]
+    active: u32,
     /// Idle tunnels held open for the memory by tunnel. Each takes two descriptors of the proxy.
     #[arg(long, default_value_t = 2000, value_parser = value_parser!(u32).range(1..=9000))]
     connections: u32,
@@ -53,31 +65,41 @@ pub(super) struct Compare {
 }
 
 #[derive(Debug, Args)]
-struct Choice {
-    /// Measures these only: rows (`message/tcp`) or measures (`message`), with commas between. A wrong name lists all.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Named::parse)]
-    only: Vec<Named>,
+pub(super) struct Growth {
+    /// How often everything is measured; medians are reported.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Varies these only, with commas between.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<Variation>,
+    /// Measures nginx and HAProxy as well, by open connections.
+    #[arg(long)]
+    with_peers: bool,
+    /// Messages for each figure: with reloads, enough for some of them to happen meanwhile.
+    #[arg(long, default_value_t = 200_000, value_parser = value_parser!(u32).range(100..))]
+    messages: u32,
+    /// HTTP requests for each figure.
+    #[arg(long, default_value_t = 60_000, value_parser = value_parser!(u32).range(100..))]
+    requests: u32,
+    /// Tunnels that come, carry one message and go. No more than there are ports, which rest for a while.
+    #[arg(long, default_value_t = 12_000, value_parser = value_parser!(u32).range(10..=20_000))]
+    new_connections: u32,
+    /// Messages and requests in flight.
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1000))]
+    active: u32,
+    #[command(flatten)]
+    place: Place,
+    /// Saves every single measurement, settings and versions as JSON.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Writes the report into the marked section of this Markdown file, and makes the file if there is none.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 /// The rows that one name stands for.
 #[derive(Debug, Clone)]
 struct Named(Vec<Row>);
-
-#[derive(Debug, Args)]
-struct Load {
-    /// Messages of 200 bytes for the CPU figures, each sent and echoed.
-    #[arg(long, default_value_t = 40_000, value_parser = value_parser!(u32).range(100..))]
-    messages: u32,
-    /// HTTP requests for the CPU figures.
-    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(100..))]
-    requests: u32,
-    /// Connections that carry the messages and requests, one in flight on each; over HTTP/2, requests in flight.
-    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1000))]
-    active: u32,
-    /// Tunnels that come, carry one message and go. No more than there are ports for, which rest for a while.
-    #[arg(long, default_value_t = 3000, value_parser = value_parser!(u32).range(10..=20_000))]
-    new_connections: u32,
-}
 
 #[derive(Debug, Args)]
 struct Place {
@@ -102,15 +124,18 @@ impl Compare {
     pub(super) fn settings(self) -> compare::Settings {
         let size = Size {
             connections: self.connections as usize,
+            messages: self.messages as usize,
+            requests: self.requests as usize,
+            active: self.active as usize,
+            new_connections: self.new_connections as usize,
             mass: self.mass as usize,
             rest: self.rest,
             bulk_mib: self.bulk,
             time: Duration::from_secs_f64(self.seconds),
-            ..self.load.size()
         };
         compare::Settings {
             rounds: self.rounds,
-            only: self.choice.rows(),
+            only: self.only.into_iter().flat_map(|named| named.0).collect(),
             size,
             rate: self.rate.map(f64::from),
             cores: self.place.cores(),
@@ -122,9 +147,30 @@ impl Compare {
     }
 }
 
-impl Choice {
-    fn rows(self) -> Vec<Row> {
-        self.only.into_iter().flat_map(|named| named.0).collect()
+impl Growth {
+    pub(super) fn settings(self) -> growth::Settings {
+        let size = Size {
+            messages: self.messages as usize,
+            requests: self.requests as usize,
+            active: self.active as usize,
+            new_connections: self.new_connections as usize,
+            // Growth has no rows that ask for the rest.
+            connections: 0,
+            mass: 0,
+            rest: Duration::ZERO,
+            bulk_mib: 0,
+            time: Duration::ZERO,
+        };
+        growth::Settings {
+            rounds: self.rounds,
+            only: self.only,
+            size,
+            with_peers: self.with_peers,
+            cores: self.place.cores(),
+            programs: self.place.programs(),
+            save: self.save,
+            write: self.write,
+        }
     }
 }
 
@@ -148,22 +194,5 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(seconds),
         _ => Err("from 0.1 to 60".into()),
-    }
-}
-
-impl Load {
-    /// With what only `compare` has a say in left empty.
-    fn size(&self) -> Size {
-        Size {
-            connections: 0,
-            messages: self.messages as usize,
-            requests: self.requests as usize,
-            active: self.active as usize,
-            new_connections: self.new_connections as usize,
-            bulk_mib: 0,
-            mass: 0,
-            rest: Duration::ZERO,
-            time: Duration::ZERO,
-        }
     }
 }
