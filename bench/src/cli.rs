@@ -1,6 +1,8 @@
 //! The command line of `warbler-bench`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+mod measuring;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -8,13 +10,15 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use crate::{
-    compare::{self, Size},
+    compare,
     demo::{self, Afterwards},
+    growth,
     harness::Wan,
     output,
     serve::{self, Kind},
     stop,
 };
+use measuring::{Compare, Growth};
 
 /// Failed while running. A wrong command line is 2, by clap.
 const FAILED: u8 = 1;
@@ -29,54 +33,17 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compares warbler with nginx and HAProxy, side by side: memory of idle tunnels, CPU per message and per request.
-    Compare(Compare),
+    /// Compares warbler with nginx and HAProxy, side by side: memory of tunnels, CPU by message, request, connection and
+    /// handshake, added latency, downloads.
+    Compare(Box<Compare>),
+    /// Measures how warbler's costs grow with connections, workers and endpoints, and with reloads going on.
+    Growth(Growth),
     /// Starts an edge with six IM servers in three places, and shows what it does when things happen to them.
     Demo(Demo),
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
     /// Relays TCP with a fixed delay each way, as a long way between two places would.
     Wan(WanArguments),
-}
-
-#[derive(Debug, Args)]
-struct Compare {
-    /// How often everything is measured; the proxies take turns, and medians are reported.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Idle tunnels held open for the memory figures. Each takes two descriptors of the proxy.
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=9000))]
-    connections: u32,
-    /// Messages of 200 bytes for the CPU figures, each sent and echoed.
-    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(100..))]
-    messages: u32,
-    /// HTTP requests for the CPU figure.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..))]
-    requests: u32,
-    /// Connections that carry the messages and requests, one in flight on each.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    active: u32,
-    /// The core for the proxy.
-    #[arg(long, default_value_t = 0)]
-    proxy_core: usize,
-    /// The core for the load and the endpoints.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
-    /// The warbler to measure [default: the one beside this program].
-    #[arg(long, value_name = "PATH")]
-    warbler: Option<PathBuf>,
-    /// The nginx to measure.
-    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/nginx")]
-    nginx: PathBuf,
-    /// The HAProxy to measure.
-    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/haproxy")]
-    haproxy: PathBuf,
-    /// Saves every single measurement, settings, versions and configurations as JSON.
-    #[arg(long, value_name = "FILE")]
-    save: Option<PathBuf>,
-    /// Writes the report into the marked section of this Markdown file, and makes the file if there is none.
-    #[arg(long, value_name = "FILE")]
-    write: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -113,7 +80,8 @@ struct WanArguments {
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
-        Command::Compare(arguments) => compare(arguments),
+        Command::Compare(arguments) => on_one_thread(stop::unless_asked(compare::run(arguments.settings()))),
+        Command::Growth(arguments) => on_one_thread(stop::unless_asked(growth::run(arguments.settings()))),
         Command::Demo(Demo { keep }) => {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }
@@ -127,26 +95,6 @@ pub fn run() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
-}
-
-fn compare(arguments: Compare) -> Result<()> {
-    let settings = compare::Settings {
-        size: Size {
-            rounds: arguments.rounds,
-            connections: arguments.connections,
-            messages: arguments.messages,
-            requests: arguments.requests,
-            active: arguments.active,
-        },
-        proxy_core: arguments.proxy_core,
-        load_core: arguments.load_core,
-        warbler: arguments.warbler,
-        nginx: arguments.nginx,
-        haproxy: arguments.haproxy,
-        save: arguments.save,
-        write: arguments.write,
-    };
-    on_one_thread(stop::unless_asked(compare::run(settings)))
 }
 
 fn serve(arguments: &Serve) -> Result<()> {

@@ -13,6 +13,7 @@ mod limits;
 mod logs;
 mod port;
 mod process;
+mod processors;
 mod service;
 mod workspace;
 
@@ -39,8 +40,10 @@ pub use http_stub::{Action, HttpStub};
 pub use limits::raise_open_files;
 pub use port::reserve_port;
 pub use process::{Finished, Launch, Process};
+pub use processors::ProcessorTime;
 pub use raw_client::RawClient;
 pub use rustix::process::Signal;
+pub use sample::CpuClock;
 pub use tls::TestCa;
 pub use wan::Wan;
 pub use workspace::Workspace;

@@ -6,8 +6,11 @@
 pub mod cli;
 pub mod compare;
 pub mod demo;
+pub mod growth;
 pub mod harness;
 pub mod im;
+pub mod measure;
 pub mod output;
+mod report;
 pub mod serve;
 mod stop;

@@ -20,6 +20,8 @@ pub const BODY: &[u8] = b"hello, world";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 12\r\n\r\nhello, world";
 /// Large enough for the largest request of the load; also the most that an idle connection keeps.
 const BUFFER: usize = 4 << 10;
+/// Bytes that a bulk endpoint writes at once.
+pub const BULK_PIECE: usize = 256 << 10;
 
 /// What an endpoint does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -31,6 +33,8 @@ pub enum Kind {
     WsEcho,
     /// Answers every request without a body with the same 200, and keeps the connection.
     Http,
+    /// Sends as many bytes as the eight bytes of a question say, the most significant first.
+    Bulk,
 }
 
 /// An endpoint that is bound and not yet serving.
@@ -69,6 +73,7 @@ impl Endpoint {
                     Kind::TcpEcho => echo_tcp(stream).await,
                     Kind::WsEcho => echo_ws(stream).await,
                     Kind::Http => answer_http(stream).await,
+                    Kind::Bulk => send_bulk(stream).await,
                 }
             });
         }
@@ -115,6 +120,26 @@ async fn answer_http(mut stream: TcpStream) -> Result<()> {
     }
 }
 
+async fn send_bulk(mut stream: TcpStream) -> Result<()> {
+    let piece = bulk_piece();
+    loop {
+        let mut left = stream.read_u64().await?;
+        while left > 0 {
+            let now = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+            stream.write_all(&piece[..now]).await?;
+            left -= now as u64;
+        }
+    }
+}
+
+/// What a bulk endpoint sends over and over: bytes that differ from their neighbours, so that lost and moved ones are
+/// noticed.
+#[must_use]
+pub fn bulk_piece() -> Vec<u8> {
+    // 251 is prime: no power of two, such as the size of a buffer, is a period of it.
+    (0..=250).cycle().take(BULK_PIECE).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +167,10 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(http::read_answer(&mut web, "GET").await.unwrap().body, BODY);
         }
+
+        let mut bulk = RawClient::connect(start(Kind::Bulk).await).await.unwrap();
+        bulk.send(&300_000_u64.to_be_bytes()).await.unwrap();
+        let sent = bulk.read_exact(300_000).await.unwrap();
+        assert!(sent[..BULK_PIECE] == bulk_piece() && sent[BULK_PIECE..] == bulk_piece()[..300_000 - BULK_PIECE]);
     }
 }

@@ -1,11 +1,8 @@
 //! The binary `warbler-bench` as people and scripts meet it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
-use bench::{
-    harness::{EchoTcp, Finished, Launch, Process, RawClient, Signal, Workspace},
-    output,
-};
+use bench::harness::{EchoTcp, Finished, Launch, Process, RawClient, Signal, Workspace};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -76,38 +73,16 @@ async fn a_file_that_cannot_take_the_report_is_refused_before_anything_is_measur
     assert_eq!(fs::read_to_string(file).unwrap(), "mine\n");
 }
 
-/// Needs a peer and two cores; says so where one of them is missing.
 #[tokio::test]
-async fn a_small_comparison_measures_the_peers_that_are_there() {
-    let peers = ["/usr/sbin/nginx", "/usr/sbin/haproxy"];
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if cores < 2 || !peers.iter().any(|peer| Path::new(peer).exists()) {
-        output::talk(format!("NOT TESTED: no comparison with {cores} cores and without {peers:?}"));
-        return;
-    }
+async fn a_row_that_does_not_exist_is_answered_with_those_that_do() {
     let workspace = Workspace::new().unwrap();
-    let small = [
-        "compare",
-        "--rounds",
-        "1",
-        "--connections",
-        "50",
-        "--messages",
-        "2000",
-        "--requests",
-        "2000",
-        "--active",
-        "20",
-    ];
-    let files = ["--warbler", "/nowhere", "--save", "raw.json", "--write", "performance.md"];
-    let done = run(&workspace, &[&small[..], &files].concat()).await;
-    assert_eq!(done.code(), 0, "{}", done.stderr);
-    assert!(done.stdout.contains("| user memory per idle TCP tunnel |"), "{}", done.stdout);
-    let written = fs::read_to_string(workspace.path("performance.md")).unwrap();
-    assert!(written.contains("# Performance") && written.contains(done.stdout.trim()), "{written}");
-    let raw: serde_json::Value = serde_json::from_slice(&fs::read(workspace.path("raw.json")).unwrap()).unwrap();
-    let samples = raw["samples"].as_array().unwrap();
-    assert!(samples.len() >= 4 && samples.iter().all(|sample| sample["value"].as_f64().unwrap() > 0.0), "{samples:?}");
+    let done = run(&workspace, &["compare", "--only", "message/tcp,mesage"]).await;
+    assert_eq!(done.code(), 2, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("there is no \"mesage\"") && done.stderr.contains("idle/websocket-tls"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[tokio::test]

@@ -1,24 +1,30 @@
-//! The outcome: medians as a Markdown table, everything else as JSON.
+//! The outcome: targets and medians as Markdown tables, everything else as JSON.
 
-use std::{
-    fmt::Write,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod configurations;
+mod doubts;
 
-use anyhow::{Context, Result, bail};
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Sample, Size, peer::Peer, work::Work};
-use crate::serve::Kind;
-
-const BEGIN: &str = "<!-- compare: begin (written by `warbler-bench compare --write`) -->";
-const END: &str = "<!-- compare: end -->";
-const NEW_FILE: &str = "# Performance\n\nWhat was measured, on which machine, and how to repeat it.\n\n";
-
-/// Differences between rounds above this share of the median make a figure doubtful.
-const DOUBTFUL: f64 = 0.25;
+use super::{
+    Rates,
+    samples::{Samples, Side},
+    targets::{self, TARGETS, Target},
+    verdict::Judgement,
+};
+use crate::{
+    harness::CpuClock,
+    measure::{
+        Row, Size, Stage,
+        figure::{Figure, digits},
+        peer::Peer,
+        row::Measure,
+    },
+    report::{Machine, Spread, command_line, today},
+};
+use configurations::Configuration;
 
 /// Everything about a run.
 #[derive(Debug, Serialize)]
@@ -26,61 +32,65 @@ pub(super) struct Report {
     date: String,
     command: String,
     machine: Machine,
+    rounds: u32,
     size: Size,
+    #[serde(skip)]
+    clock: CpuClock,
+    rates: Vec<(Row, f64)>,
+    pub(super) rows: Vec<Row>,
     proxies: Vec<Described>,
-    samples: Vec<Sample>,
+    pub(super) samples: Samples,
 }
 
 #[derive(Debug, Serialize)]
 struct Described {
     #[serde(flatten)]
     peer: Peer,
-    configurations: Vec<(Kind, String)>,
-}
-
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    kernel: String,
-    memory_gib: u64,
+    configurations: Vec<Configuration>,
 }
 
 impl Report {
-    pub(super) fn new(size: Size, peers: &[Peer], samples: Vec<Sample>) -> Self {
-        let proxies = peers.iter().map(Described::of).collect();
-        Self { date: today(), command: command_line(), machine: Machine::this(), size, proxies, samples }
+    pub(super) fn new(
+        rounds: u32,
+        stage: &Stage,
+        rows: Vec<Row>,
+        peers: &[Peer],
+        rates: Rates,
+        samples: Samples,
+    ) -> Self {
+        let described = |peer: &Peer| Described { peer: peer.clone(), configurations: configurations::of(peer, &rows) };
+        let proxies = peers.iter().map(described).collect();
+        let rates = rows.iter().filter_map(|row| Some((*row, *rates.get(row)?))).collect();
+        let (date, command, machine) = (today(), command_line(), Machine::this());
+        Self { date, command, machine, rounds, size: stage.size, clock: stage.clock, rates, rows, proxies, samples }
     }
 
     pub(super) fn json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self).context("the report is no JSON")? + "\n")
     }
 
-    /// The report for people.
-    pub(super) fn markdown(&self) -> String {
-        let Size { rounds, connections, messages, requests, active } = self.size;
-        let Machine { processor, cores, kernel, memory_gib } = &self.machine;
+    /// The report for people, with a link to the picture if there is one.
+    pub(super) fn markdown(&self, picture: Option<&str>) -> String {
         format!(
             "## Comparison with nginx and HAProxy
 
-{date}, on {processor} ({cores} cores), {memory_gib} GiB, {kernel}. Repeat it with `{command}`.
+{headline}
 
 {versions}
-{table}
-Medians of {rounds} interleaved rounds, the smallest and the largest in parentheses; less is better in every row. Each
-proxy has one worker on a core of its own; load and endpoint share another, and only the proxy's processes are counted.
-Memory is user memory (PSS) in KiB (1024 bytes) by {connections} tunnels that have carried one message and are silent;
-the kernel's socket buffers are not in it. CPU is user and kernel time: {messages} messages and {requests} requests over
-{active} connections, one in flight on each.
-{doubts}
-<details><summary>The configurations that were compared</summary>
+{targets}{picture}### Every figure
 
-{configurations}</details>
-",
-            date = self.date,
-            command = self.command,
+{table}
+{method}
+{doubts}
+{configurations}",
+            headline = self.machine.headline(&self.date, &self.command),
             versions = self.versions(),
+            targets = self.targets(),
+            picture = picture.map_or_else(String::new, |link| format!(
+                "![Every figure as a multiple of the better other]({link})\n\n"
+            )),
             table = self.table(),
+            method = self.method(),
             doubts = self.doubts(),
             configurations = self.configurations(),
         )
@@ -90,217 +100,216 @@ the kernel's socket buffers are not in it. CPU is user and kernel time: {message
         self.proxies.iter().map(|proxy| format!("- {}: `{}`\n", proxy.peer.name(), proxy.peer.version)).collect()
     }
 
+    /// One line for each target.
+    fn targets(&self) -> String {
+        let judged: Vec<Judgement> = TARGETS.into_iter().filter_map(|target| self.judged(target)).collect();
+        if judged.is_empty() {
+            return String::new();
+        }
+        let mut text = "### Targets\n\n| | | target | measured | |\n|---|---|---|---|---|\n".to_owned();
+        for Judgement { target, measured, verdict } in judged {
+            let measured = measured.map_or_else(|| "–".into(), |spread| in_words(&target, spread));
+            // Writing to a string does not fail.
+            _ = writeln!(
+                text,
+                "| `{}` | {}: {} | {target} | {measured} | {verdict} |",
+                target.row,
+                target.row.title(),
+                target.figure.title(),
+            );
+        }
+        text + "\n"
+    }
+
+    /// What is said of a target; `None` when its row was not measured.
+    pub(super) fn judged(&self, target: Target) -> Option<Judgement> {
+        self.rows.contains(&target.row).then(|| Judgement::of(target, &self.samples))
+    }
+
+    /// One line for each figure.
     fn table(&self) -> String {
         let names: Vec<&str> = self.proxies.iter().map(|proxy| proxy.peer.name()).collect();
         let mut table = format!(
-            "| | {} | warbler / the better other |\n|---|{}---|\n",
+            "| | | {} | warbler / the better other | target | |\n|---|---|{}---|---|---|\n",
             names.join(" | "),
             "---|".repeat(names.len())
         );
-        for work in Work::ALL {
-            let cells: Vec<String> = names.iter().map(|name| self.cell(work, name)).collect();
-            let ratio = self.ratio(work).map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}"));
-            // Writing to a string does not fail.
-            _ = writeln!(table, "| {work} | {} | {ratio} |", cells.join(" | "));
+        for (row, figure) in self.figures() {
+            let sides = self.proxies.iter().map(|proxy| Side::Proxy(proxy.peer.product()));
+            let cells: Vec<String> = sides.map(|side| self.cell(row, figure, side)).collect();
+            let judged: Vec<Judgement> = targets::of(row, figure).filter_map(|target| self.judged(target)).collect();
+            let join = |texts: Vec<String>| texts.join("<br>");
+            _ = writeln!(
+                table,
+                "| `{row}` | {}: {} | {} | {} | {} | {} |",
+                row.title(),
+                figure.title(),
+                cells.join(" | "),
+                self.ratio(row, figure).map_or_else(|| "–".into(), |ratio| ratio_in_words(&ratio)),
+                join(judged.iter().map(|judged| judged.target.to_string()).collect()),
+                join(judged.iter().map(|judged| judged.verdict.to_string()).collect()),
+            );
         }
         table
     }
 
-    fn cell(&self, work: Work, peer: &str) -> String {
-        let Some(spread) = self.spread(work, peer) else { return "–".into() };
-        let Spread { low, median, high } = spread;
-        format!("**{median:.2} {unit}** ({low:.2}–{high:.2})", unit = work.unit())
+    /// All figures of which there is a sample, in the order of the rows.
+    pub(super) fn figures(&self) -> impl Iterator<Item = (Row, Figure)> {
+        let all = self.rows.iter().flat_map(|row| row.figures().iter().map(|figure| (*row, *figure)));
+        all.filter(|(row, figure)| self.samples.has(*row, *figure))
     }
 
-    fn spread(&self, work: Work, peer: &str) -> Option<Spread> {
-        Spread::of(
-            self.samples
-                .iter()
-                .filter(|sample| sample.work == work && sample.peer == peer)
-                .map(|sample| sample.value)
-                .collect(),
-        )
+    /// Warbler against the better of the others, round by round.
+    pub(super) fn ratio(&self, row: Row, figure: Figure) -> Option<Spread> {
+        Spread::of(self.samples.ratios(row, figure, &Side::OTHERS))
     }
 
-    fn ratio(&self, work: Work) -> Option<f64> {
-        let median = |proxy: &Described| self.spread(work, proxy.peer.name()).map(|spread| spread.median);
-        let (warbler, others): (Vec<_>, Vec<_>) = self.proxies.iter().partition(|proxy| proxy.peer.is_warbler());
-        let best = others.into_iter().filter_map(median).min_by(f64::total_cmp)?;
-        Some(median(warbler.first()?)? / best)
+    fn cell(&self, row: Row, figure: Figure, side: Side) -> String {
+        let Some(Spread { low, median, high }) = self.samples.spread(row, figure, side) else { return "–".into() };
+        format!("**{}** ({}–{})", figure.show(median), digits(low), digits(high))
     }
 
-    /// Says which figures moved too much between rounds to be trusted.
-    fn doubts(&self) -> String {
-        let mut doubts = String::new();
-        for work in Work::ALL {
-            for proxy in &self.proxies {
-                let name = proxy.peer.name();
-                if self.spread(work, name).is_some_and(|spread| spread.high - spread.low > spread.median * DOUBTFUL) {
-                    _ = writeln!(doubts, "\nDoubtful, the rounds differ by more than a quarter: {work}, {name}.");
-                }
+    fn method(&self) -> String {
+        let Self { rounds, size, .. } = self;
+        let clock = match self.clock {
+            CpuClock::Scheduler => "the scheduler's count (`/proc/PID/task/*/schedstat`)",
+            CpuClock::Ticks => "clock ticks of 10 ms, since this kernel has no scheduler statistics",
+        };
+        let mut text = format!(
+            "Medians of {rounds} interleaved rounds, the smallest and the largest in parentheses. A ratio is made within \
+             a round,\nand the median of the ratios is told; where more is better (rates, bytes, what is given back), a \
+             ratio above 1 is.\nEach proxy has one worker on a core of its own; load and endpoint share another, and only \
+             the proxy's processes are\ncounted, user and kernel time, by {clock}. The endpoint speaks neither TLS nor \
+             HTTP/2.\n\n"
+        );
+        for (measure, line) in lines(size) {
+            if self.rows.iter().any(|row| row.measure == measure) {
+                _ = writeln!(text, "- {line}");
             }
         }
-        doubts
-    }
-
-    fn configurations(&self) -> String {
-        let mut text = String::new();
-        for proxy in &self.proxies {
-            let language = if proxy.peer.is_warbler() { "toml" } else { "text" };
-            for (kind, configuration) in &proxy.configurations {
-                _ = writeln!(
-                    text,
-                    "{}, {}:\n\n```{language}\n{}\n```\n",
-                    proxy.peer.name(),
-                    title(*kind),
-                    configuration.trim_end()
-                );
-            }
+        let rates: Vec<String> = self.rates.iter().map(|(row, rate)| format!("`{row}` {rate:.0}")).collect();
+        if !rates.is_empty() {
+            _ = writeln!(text, "- Messages by second: {}.", rates.join(", "));
         }
-        text
+        text + VERDICTS
     }
 }
 
-fn title(kind: Kind) -> &'static str {
-    match kind {
-        Kind::TcpEcho => "TCP",
-        Kind::WsEcho => "WebSocket",
-        Kind::Http => "HTTP",
+/// What each measure is, in the words of the report.
+fn lines(size: &Size) -> [(Measure, String); 7] {
+    let Size { connections, messages, requests, active, new_connections, bulk_mib, mass, rest, time } = size;
+    [
+        (
+            Measure::Idle,
+            format!(
+                "**Memory** is user memory (PSS) in KB (1000 bytes) by {connections} tunnels that have carried one message \
+                 and are silent; the kernel's socket buffers are not in it."
+            ),
+        ),
+        (Measure::Message, format!("**Messages**: {messages} over {active} connections, one in flight on each.")),
+        (
+            Measure::Connect,
+            format!(
+                "**New tunnels**: {new_connections}, 32 at a time, each with one message there and back, then closed in \
+                 order by the client; for WebSocket with the upgrade. TLS is 1.3 with X25519, AES-256-GCM and an ECDSA P-256 \
+                 certificate; the load checks that every handshake was full, or resumed by a ticket. Rates are what the \
+                 load's core allowed where the proxy was not busy all the time (below)."
+            ),
+        ),
+        (
+            Measure::Request,
+            format!(
+                "**Requests**: {requests}, {active} at a time; over HTTP/1.1 each on its connection, over HTTP/2 ten on each."
+            ),
+        ),
+        (
+            Measure::Latency,
+            format!(
+                "**Added time**: what a quantile through the proxy is above the same quantile straight to the endpoint \
+                 (without TLS, over HTTP/1.1), which is measured in the same round. For {time:?} messages are due at a fixed \
+                 rate, evenly over {active} connections, and their time counts from then, however late they were sent. The \
+                 rate is the same for all: half of what the slowest proxy reached in a closed loop before the first round; where \
+                 load and endpoint alone were not on time with that (p99 within 250 µs), halved until they were. `--rate` sets it."
+            ),
+        ),
+        (
+            Measure::Bulk,
+            format!(
+                "**Downloads**: {bulk_mib} MiB over 4 connections (a quarter of it with TLS), every byte compared. MB are \
+                 10⁶ bytes. HAProxy splices (`splice-auto`, `splice-response`), which TLS does not allow."
+            ),
+        ),
+        (
+            Measure::GivenBack,
+            format!(
+                "**Given back**: {mass} tunnels that have carried a message are closed at once; {rest:?} later, the part of \
+                 the memory they had taken that is free again, and what is left over. A proxy that had taken less than 1 MB \
+                 has no share."
+            ),
+        ),
+    ]
+}
+
+const VERDICTS: &str = "
+The median decides whether a target is met, with two exceptions. Below three rounds nothing is said. Where some rounds
+meet a target and others miss it, it is *too noisy to tell* if the rounds of one side differ by more than a quarter of
+their median, or if in one of them other virtual machines took more than 5 % of the machine, other programs more than
+10 % of the proxy's core, or the load was late by more than 1 ms (p99).
+";
+
+fn in_words(target: &Target, spread: Spread) -> String {
+    if target.is_ratio() {
+        return ratio_in_words(&spread);
     }
+    let Spread { low, median, high } = spread;
+    format!("**{}** ({}–{})", target.figure.show(median), digits(low), digits(high))
 }
 
-impl Described {
-    fn of(peer: &Peer) -> Self {
-        let endpoint = ([127, 0, 0, 1], 9000).into();
-        let kinds = [Kind::TcpEcho, Kind::WsEcho, Kind::Http].into_iter().filter(|kind| peer.speaks(*kind));
-        let configurations = kinds.map(|kind| (kind, peer.configuration(kind, 8000, endpoint))).collect();
-        Self { peer: peer.clone(), configurations }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let (&low, &high) = (values.first()?, values.last()?);
-        let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            f64::midpoint(values[middle - 1], values[middle])
-        } else {
-            values[middle]
-        };
-        Some(Self { low, median, high })
-    }
-}
-
-impl Machine {
-    fn this() -> Self {
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = field(&cpu, "model name").unwrap_or_else(|| "an unnamed processor".into());
-        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kilobytes =
-            field(&memory, "MemTotal").and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
-        Self {
-            processor,
-            // Not `available_parallelism`: this thread is bound to one of them.
-            cores: cpu.lines().filter(|line| line.starts_with("processor")).count(),
-            kernel: format!("Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim()),
-            memory_gib: (kilobytes + (1 << 19)) >> 20,
-        }
-    }
-}
-
-/// The value of the first `name : value` line.
-fn field(text: &str, name: &str) -> Option<String> {
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-fn today() -> String {
-    let said = Command::new("date").args(["-u", "+%Y-%m-%d"]).output();
-    said.map_or_else(|_| "at an unknown date".into(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
-}
-
-/// The command line with the program's plain name.
-fn command_line() -> String {
-    let arguments = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    format!("warbler-bench {arguments}")
-}
-
-/// The marked part of a Markdown file, found before a run and replaced after it.
-#[derive(Debug)]
-pub(super) struct Section {
-    file: PathBuf,
-    before: String,
-    after: String,
-}
-
-impl Section {
-    /// Finds the section. A file that does not exist is made by [`write`](Self::write).
-    pub(super) fn open(file: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => format!("{NEW_FILE}{BEGIN}\n{END}\n"),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
-        };
-        let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        let Some((before, after)) = parts else {
-            bail!(
-                "{} has no section to write into: put these two lines where it belongs:\n{BEGIN}\n{END}",
-                file.display()
-            );
-        };
-        Ok(Self { file: file.to_owned(), before: before.to_owned(), after: after.to_owned() })
-    }
-
-    pub(super) fn file(&self) -> &Path {
-        &self.file
-    }
-
-    pub(super) fn write(&self, section: &str) -> Result<()> {
-        let text = format!("{}{BEGIN}\n\n{section}\n{END}{}", self.before, self.after);
-        fs::write(&self.file, text).with_context(|| format!("cannot write {}", self.file.display()))
-    }
+fn ratio_in_words(ratio: &Spread) -> String {
+    let Spread { low, median, high } = ratio;
+    format!("**{median:.2}** ({low:.2}–{high:.2})")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::harness::Workspace;
+pub(super) mod tests {
+    use super::{super::samples::tests::rounds, *};
+    use std::time::Duration;
 
-    #[test]
-    fn a_median_is_the_middle_of_the_rounds() {
-        let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
-        assert!(
-            (spread.low - 1.0).abs() < 1e-9 && (spread.median - 2.0).abs() < 1e-9 && (spread.high - 3.0).abs() < 1e-9
-        );
-        assert!((Spread::of(vec![1.0, 2.0]).unwrap().median - 1.5).abs() < 1e-9);
-        assert!(Spread::of(Vec::new()).is_none());
+    /// A report of these samples, for all rows.
+    pub(crate) fn report(samples: Samples) -> Report {
+        let size = Size {
+            connections: 2000,
+            messages: 40_000,
+            requests: 20_000,
+            active: 100,
+            new_connections: 3000,
+            bulk_mib: 4096,
+            mass: 4000,
+            rest: Duration::from_secs(5),
+            time: Duration::from_secs(4),
+        };
+        Report {
+            date: "today".into(),
+            command: "warbler-bench compare".into(),
+            machine: Machine::this(),
+            rounds: 3,
+            size,
+            clock: CpuClock::Scheduler,
+            rates: vec![(Row::named("latency/tcp").unwrap()[0], 1234.0)],
+            rows: Row::chosen(&[]),
+            proxies: Vec::new(),
+            samples,
+        }
     }
 
     #[test]
-    fn only_the_marked_section_of_a_file_is_replaced() {
-        let workspace = Workspace::new().unwrap();
-        let file = workspace.path("performance.md");
-        Section::open(&file).unwrap().write("first").unwrap();
-        let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, format!("above\n{text}below\n")).unwrap();
-        Section::open(&file).unwrap().write("second").unwrap();
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("above\n# Performance") && text.ends_with("below\n"), "{text}");
-        assert!(text.contains("second") && !text.contains("first"), "{text}");
-    }
-
-    #[test]
-    fn a_file_without_the_section_is_left_alone() {
-        let workspace = Workspace::new().unwrap();
-        let file = workspace.write("notes.md", "mine").unwrap();
-        assert!(Section::open(&file).unwrap_err().to_string().contains("no section"));
+    fn every_target_is_a_line_with_what_was_measured_and_a_verdict() {
+        let three = [[6.0, 8.0, 12.0], [7.0, 8.0, 12.0], [9.0, 8.0, 12.0]];
+        let text = report(rounds("message/tcp", Figure::Cpu, &three)).markdown(None);
+        let line = "| `message/tcp` | 200-byte message over TCP, there and back: CPU | ≤ 0.95 × the better | **0.88** \
+                    (0.75–1.12) |";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("| `bulk/tcp` | download over TCP: bytes by CPU second | ≥ 1.00 × HAProxy | – | not"));
+        assert!(text.contains("`latency/tcp` 1234") && !text.contains("!["), "{text}");
     }
 }

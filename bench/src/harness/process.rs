@@ -33,7 +33,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
-    core: Option<usize>,
+    cores: Vec<usize>,
     ready_within: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
-            core: None,
+            cores: Vec::new(),
             ready_within: READY_WITHIN,
         }
     }
@@ -87,10 +87,10 @@ impl Launch {
         self
     }
 
-    /// Runs the program, and everything it starts, on this core only.
+    /// Runs the program, and everything it starts, on these cores only; on those of the calling thread unless set.
     #[must_use]
-    pub fn pinned(mut self, core: usize) -> Self {
-        self.core = Some(core);
+    pub fn pinned(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.cores = cores.into_iter().collect();
         self
     }
 
@@ -169,9 +169,9 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let spawned = match launch.core {
-            Some(core) => sample::on_core(core, || command.spawn())?,
-            None => command.spawn(),
+        let spawned = match launch.cores.as_slice() {
+            [] => command.spawn(),
+            cores => sample::on_cores(cores, || command.spawn())?,
         };
         let mut child = spawned.with_context(|| format!("cannot start {}", launch.program.display()))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {

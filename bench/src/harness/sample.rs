@@ -5,12 +5,57 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
-/// CPU time that a process has used in user and kernel mode, all its threads together, also those that have ended.
-/// The resolution is the kernel's clock tick, 10 ms on most machines.
-///
-/// # Errors
-/// When the process is gone.
-pub fn cpu_time(pid: u32) -> Result<Duration> {
+/// What tells CPU time on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuClock {
+    /// The scheduler's own count, in nanoseconds.
+    Scheduler,
+    /// Clock ticks, 10 ms each on most machines, for a kernel without scheduler statistics.
+    Ticks,
+}
+
+impl CpuClock {
+    /// The finer one that works here.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        // This process has run, so a count of zero is none.
+        match on_cpu(std::process::id()) {
+            Ok(time) if !time.is_zero() => Self::Scheduler,
+            _ => Self::Ticks,
+        }
+    }
+
+    /// CPU time that a process has used in user and kernel mode, all its threads together. By the scheduler's count,
+    /// threads that have ended are no longer in it, and one that runs just now is behind by up to a tick: compare two
+    /// readings of a process that keeps its threads and is at rest.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn cpu_time(self, pid: u32) -> Result<Duration> {
+        match self {
+            Self::Scheduler => on_cpu(pid),
+            Self::Ticks => in_ticks(pid),
+        }
+    }
+}
+
+fn on_cpu(pid: u32) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in threads(pid)? {
+        let file = format!("task/{thread}/schedstat");
+        let schedstat = read(pid, &file)?;
+        sum += nanoseconds_on_cpu(&schedstat)
+            .with_context(|| format!("/proc/{pid}/{file} is not understood: {schedstat}"))?;
+    }
+    Ok(sum)
+}
+
+/// The first of three numbers: time on the CPU, time waiting for it, and how often it ran.
+fn nanoseconds_on_cpu(schedstat: &str) -> Option<Duration> {
+    schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+fn in_ticks(pid: u32) -> Result<Duration> {
     let stat = read(pid, "stat")?;
     let ticks = cpu_ticks(&stat).with_context(|| format!("/proc/{pid}/stat is not understood: {stat}"))?;
     let per_second = rustix::param::clock_ticks_per_second();
@@ -92,7 +137,7 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
 pub fn pin(pid: u32, core: usize) -> Result<()> {
     for thread in threads(pid)? {
         let id = i32::try_from(thread).ok().and_then(Pid::from_raw).context("a thread id is positive")?;
-        sched_setaffinity(Some(id), &only(core))
+        sched_setaffinity(Some(id), &set_of(&[core]))
             .with_context(|| format!("cannot bind process {pid} to core {core}"))?;
     }
     Ok(())
@@ -103,21 +148,23 @@ pub fn pin(pid: u32, core: usize) -> Result<()> {
 /// # Errors
 /// When the core does not exist.
 pub fn pin_this_thread(core: usize) -> Result<()> {
-    sched_setaffinity(None, &only(core)).with_context(|| format!("cannot bind a thread to core {core}"))
+    sched_setaffinity(None, &set_of(&[core])).with_context(|| format!("cannot bind a thread to core {core}"))
 }
 
-/// Does something on one core, then gives the thread its cores back. What is started meanwhile stays bound.
-pub(super) fn on_core<T>(core: usize, act: impl FnOnce() -> T) -> Result<T> {
+/// Does something on these cores, then gives the thread its cores back. What is started meanwhile stays bound.
+pub(super) fn on_cores<T>(cores: &[usize], act: impl FnOnce() -> T) -> Result<T> {
     let before = sched_getaffinity(None).context("cannot read which cores this thread may use")?;
-    pin_this_thread(core)?;
+    sched_setaffinity(None, &set_of(cores)).with_context(|| format!("cannot bind a thread to cores {cores:?}"))?;
     let outcome = act();
     sched_setaffinity(None, &before).context("cannot give a thread its cores back")?;
     Ok(outcome)
 }
 
-fn only(core: usize) -> CpuSet {
+fn set_of(cores: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
-    set.set(core);
+    for &core in cores {
+        set.set(core);
+    }
     set
 }
 
@@ -141,21 +188,30 @@ mod tests {
     fn this_process_has_memory_files_threads_and_time() {
         let me = std::process::id();
         let busy = std::time::Instant::now();
-        let before = cpu_time(me).unwrap();
-        while cpu_time(me).unwrap() == before {
-            assert!(busy.elapsed() < Duration::from_secs(20), "no CPU time was counted");
+        for clock in [CpuClock::Scheduler, CpuClock::Ticks] {
+            let before = clock.cpu_time(me).unwrap();
+            while clock.cpu_time(me).unwrap() == before {
+                assert!(busy.elapsed() < Duration::from_secs(20), "{clock:?} counted no time");
+            }
+            assert!(clock.cpu_time(u32::MAX).is_err());
         }
         assert!(proportional_memory(me).unwrap() > 100_000);
         assert!(resident_memory(me).unwrap() > 100_000);
         assert!(open_files(me).unwrap() >= 3);
         assert!(threads(me).unwrap().len() >= 2);
-        assert!(cpu_time(u32::MAX).is_err());
     }
 
     #[test]
-    fn a_child_started_on_a_core_stays_on_it_and_this_thread_is_free_again() {
+    fn time_on_the_cpu_is_the_first_number_of_schedstat() {
+        assert_eq!(nanoseconds_on_cpu("36295082 8602744 124\n"), Some(Duration::from_nanos(36_295_082)));
+        assert_eq!(nanoseconds_on_cpu(""), None);
+        assert_eq!(nanoseconds_on_cpu("no number"), None);
+    }
+
+    #[test]
+    fn a_child_started_on_one_core_stays_on_it_and_this_thread_is_free_again() {
         let before = sched_getaffinity(None).unwrap();
-        let mut child = on_core(0, || std::process::Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
+        let mut child = on_cores(&[0], || std::process::Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
         let status = read(child.id(), "status").unwrap();
         let listed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim().to_owned();
         let mine = children(std::process::id()).unwrap();

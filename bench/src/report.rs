@@ -1,0 +1,12 @@
+//! What reports of measurements have in common: the machine, the spread of rounds, the marked section of a Markdown file,
+//! and the line that says how far it is.
+
+mod machine;
+mod progress;
+mod section;
+mod spread;
+
+pub(crate) use machine::{Machine, command_line, today};
+pub(crate) use progress::Progress;
+pub(crate) use section::{Section, Span};
+pub(crate) use spread::Spread;
