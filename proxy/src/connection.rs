@@ -17,7 +17,7 @@ use crate::stream::Io;
 use crate::tls::TlsSocket;
 use crate::trip::{Kind, Origin, Outcome, Trip};
 use crate::worker::Worker;
-use crate::{http, sys, tcp};
+use crate::{http, tcp};
 
 /// A connection that was let in.
 pub struct Accepted {
@@ -76,7 +76,6 @@ async fn begin(accepted: Accepted, mut origin: Origin) {
 async fn open(accepted: Accepted, origin: &mut Origin) -> Result<Opened, Refusal> {
     let Accepted { worker, snapshot, plan, mut tcp, peer, registered } = accepted;
     let config = &plan.config;
-    sys::prepare(&tcp, config.tcp).map_err(Refusal::Socket)?;
     if config.proxy_protocol {
         if !snapshot.config.trusts(peer.ip()) {
             events::refused(&worker.state, &config.name, "untrusted-proxy");
@@ -99,8 +98,6 @@ async fn open(accepted: Accepted, origin: &mut Origin) -> Result<Opened, Refusal
 /// Why a connection ended before its protocol began.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("socket is gone: {0}")]
-    Socket(io::Error),
     #[error("only trusted proxies may connect here")]
     UntrustedProxy,
     #[error(transparent)]
@@ -114,7 +111,6 @@ enum Refusal {
 impl Refusal {
     fn outcome(&self) -> Outcome {
         match self {
-            Refusal::Socket(_) => Outcome::ClientReset,
             Refusal::UntrustedProxy | Refusal::Header(_) => Outcome::BadProxyHeader,
             Refusal::TooSlow(_) => Outcome::TooSlow,
             Refusal::Tls(_) => Outcome::BadTls,

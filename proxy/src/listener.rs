@@ -11,8 +11,9 @@ use std::sync::atomic::AtomicUsize;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::{self, Name};
+use crate::config::{self, Name, TcpOptions};
 use crate::route::Routes;
+use crate::sys;
 
 /// A listener's identity over reloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,12 +57,13 @@ impl ListenerPlan {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn open(address: SocketAddr, workers: usize, backlog: u32) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn open(address: SocketAddr, workers: usize, options: TcpOptions) -> io::Result<Vec<std::net::TcpListener>> {
     let mut sockets = Vec::with_capacity(workers);
     let mut address = address;
     for _ in 0..workers.max(1) {
         let socket = bind(address, true)?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        sys::prepare_listening(&socket, options)?;
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         let socket: std::net::TcpListener = socket.into();
         address = socket.local_addr()?;
         sockets.push(socket);

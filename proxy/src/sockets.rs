@@ -9,9 +9,10 @@ use std::net::{SocketAddr, TcpListener};
 
 use tokio::sync::mpsc;
 
-use crate::config::{self, Config, Name};
+use crate::config::{self, Config, Name, TcpOptions};
 use crate::events;
 use crate::listener::{self, ListenerSlot};
+use crate::sys;
 use crate::worker::{SocketKey, WorkerCommand};
 
 /// Every socket that is open, and the workers that accept on them.
@@ -30,12 +31,13 @@ struct OpenSocket {
 }
 
 impl OpenSocket {
-    /// Linux takes a new backlog for a socket that listens already.
-    fn lengthen(&self, backlog: Option<u32>) {
-        let Some(backlog) = backlog.and_then(|backlog| i32::try_from(backlog).ok()) else { return };
+    /// Linux takes new options and a new backlog for a socket that listens already.
+    fn take(&self, options: TcpOptions) {
+        let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
         for handle in &self.handles {
-            if let Err(error) = rustix::net::listen(handle, backlog) {
-                events::socket_lost(&error.into());
+            let taken = sys::prepare_listening(handle, options);
+            if let Err(error) = taken.and_then(|()| Ok(rustix::net::listen(handle, backlog)?)) {
+                events::socket_lost(&error);
             }
         }
     }
@@ -128,8 +130,9 @@ impl Sockets {
                 opened.push(key);
                 socket.listener = name_of(config, key.slot, &slot_of);
             }
-            let backlog = config.listeners.iter().find(|listener| listener.name == socket.listener);
-            socket.lengthen(backlog.map(|listener| listener.tcp.backlog));
+            if let Some(listener) = config.listeners.iter().find(|listener| listener.name == socket.listener) {
+                socket.take(listener.tcp);
+            }
             self.open.insert(key, socket);
         }
         for (key, socket) in prepared.fresh {
@@ -191,7 +194,7 @@ fn open(listener: &config::Listener, asked: SocketAddr, workers: usize, ours: bo
     if !ours {
         listener::is_free(asked)?;
     }
-    let handles = listener::open(asked, workers, listener.tcp.backlog)?;
+    let handles = listener::open(asked, workers, listener.tcp)?;
     let bound = handles.first().map(TcpListener::local_addr).transpose()?.unwrap_or(asked);
     Ok(OpenSocket { listener: listener.name.clone(), asked, bound, handles })
 }

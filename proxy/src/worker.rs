@@ -33,6 +33,10 @@ use crate::trip::{Kind, Origin, Outcome, Trip};
 /// How long accepting rests when descriptors ran out. Connections that end meanwhile give some back.
 const REST: Duration = Duration::from_millis(100);
 
+/// A timer that ends before all others wakes a runtime to look at its clock: an `eventfd` written and a turn of the loop,
+/// for each deadline of each new connection. One that always ends sooner keeps them asleep.
+const TICK: Duration = Duration::from_millis(500);
+
 /// Commands that may wait for a worker: a reload of hundreds of listeners fits.
 pub const COMMANDS: usize = 1024;
 
@@ -85,6 +89,7 @@ impl WorkerService {
 #[async_trait]
 impl Service for WorkerService {
     async fn start_service(&mut self, _fds: Option<ListenFds>, _shutdown: ShutdownWatch, _listeners_per_fd: usize) {
+        tokio::spawn(tick());
         let mut open: HashMap<SocketKey, CancellationToken> = HashMap::new();
         let mut commands = self.commands.lock().await;
         while let Some(command) = commands.recv().await {
@@ -114,6 +119,14 @@ impl Service for WorkerService {
 
     fn threads(&self) -> Option<usize> {
         Some(1)
+    }
+}
+
+/// See [`TICK`].
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! We read it and not pingora, because pingora's session loses what follows the head when it is unwrapped, and an
 //! upgrade must not lose a byte. Every byte read is handed on, to pingora or to the upgrade.
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -122,9 +123,10 @@ fn examine(bytes: &[u8], http2: bool) -> Examined {
         // A method that starts with "PRI" is not registered, so a few bytes decide.
         return if bytes.len() < HTTP2_PREFACE.len() { Examined::Incomplete } else { Examined::Http2 };
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(bytes) {
+    // Not written before: most of it never is.
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) => match sort(&request, length) {
             Ok(upgrade) => Examined::Head { length, upgrade },
             Err(error) => Examined::Refused(error),
