@@ -236,7 +236,8 @@ fn lines(size: &Size) -> [(Measure, String); 7] {
             Measure::Bulk,
             format!(
                 "**Downloads**: {bulk_mib} MiB over 4 connections (a quarter of it with TLS), every byte compared. MB are \
-                 10⁶ bytes. HAProxy splices (`splice-auto`, `splice-response`), which TLS does not allow."
+                 10⁶ bytes. HAProxy splices (`splice-auto`, `splice-response`), which TLS does not allow; nginx has its own \
+                 sizes of buffers, also of TLS (`ssl_buffer_size`)."
             ),
         ),
         (
