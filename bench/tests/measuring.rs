@@ -1,4 +1,4 @@
-//! `compare` over real proxies, each row as small as it can be: whether it works, not what it says.
+//! `compare` and `growth` over real proxies, each row as small as it can be: whether it works, not what it says.
 //!
 //! Needs two cores and what is measured; says so where something is missing.
 
@@ -109,4 +109,22 @@ async fn every_row_about_requests_and_latency_is_measured() {
         "latency/http2",
     ];
     check("request,latency", &rows, "--rate 1000 --seconds 0.3").await;
+}
+
+#[tokio::test]
+async fn growth_is_measured_with_reloads_going_on() {
+    if !proxies().contains(&"warbler") {
+        return;
+    }
+    let workspace = Workspace::new().unwrap();
+    let sizes = "--messages 20000 --requests 6000 --new-connections 4000";
+    let done =
+        run(&workspace, &format!("growth --rounds 1 --only reloads {sizes} --save raw.json --write growth.md")).await;
+    let read = |name| fs::read_to_string(workspace.path(name)).unwrap();
+    assert!(read("growth.md").contains(done.stdout.trim()), "{}", done.stdout);
+    for row in ["message/tcp", "connect/tcp", "request/http1"] {
+        assert!(done.stdout.contains(&format!("| `{row}` warbler | **")), "{}", done.stdout);
+    }
+    let raw: Value = serde_json::from_str(&read("raw.json")).unwrap();
+    assert_eq!(raw["samples"].as_array().unwrap().len(), 6);
 }

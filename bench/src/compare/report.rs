@@ -236,7 +236,8 @@ fn lines(size: &Size) -> [(Measure, String); 7] {
             Measure::Bulk,
             format!(
                 "**Downloads**: {bulk_mib} MiB over 4 connections (a quarter of it with TLS), every byte compared. MB are \
-                 10⁶ bytes. HAProxy splices (`splice-auto`, `splice-response`), which TLS does not allow."
+                 10⁶ bytes. HAProxy splices (`splice-auto`, `splice-response`), which TLS does not allow; nginx has its own \
+                 sizes of buffers, also of TLS (`ssl_buffer_size`)."
             ),
         ),
         (
@@ -253,15 +254,16 @@ fn lines(size: &Size) -> [(Measure, String); 7] {
 const VERDICTS: &str = "
 The median decides whether a target is met, with two exceptions. Below three rounds nothing is said. Where some rounds
 meet a target and others miss it, it is *too noisy to tell* if the rounds of one side differ by more than a quarter of
-their median, or if in one of them other virtual machines took more than 5 % of the machine, other programs more than
-10 % of the proxy's core, or the load was late by more than 1 ms (p99).
+their median, or if in one of them other virtual machines took more than 5 % of the machine, others than the proxy more
+than 10 % of its core, or the load was late by more than 1 ms (p99).
 ";
 
 fn in_words(target: &Target, spread: Spread) -> String {
-    if target.is_ratio() {
-        return ratio_in_words(&spread);
-    }
     let Spread { low, median, high } = spread;
+    if target.is_ratio() {
+        // One digit more than usual: limits are near enough for it to matter.
+        return format!("**{median:.3}** ({low:.3}–{high:.3})");
+    }
     format!("**{}** ({}–{})", target.figure.show(median), digits(low), digits(high))
 }
 
@@ -306,8 +308,8 @@ pub(super) mod tests {
     fn every_target_is_a_line_with_what_was_measured_and_a_verdict() {
         let three = [[6.0, 8.0, 12.0], [7.0, 8.0, 12.0], [9.0, 8.0, 12.0]];
         let text = report(rounds("message/tcp", Figure::Cpu, &three)).markdown(None);
-        let line = "| `message/tcp` | 200-byte message over TCP, there and back: CPU | ≤ 0.95 × the better | **0.88** \
-                    (0.75–1.12) |";
+        let line = "| `message/tcp` | 200-byte message over TCP, there and back: CPU | ≤ 0.95 × the better | **0.875** \
+                    (0.750–1.125) |";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("| `bulk/tcp` | download over TCP: bytes by CPU second | ≥ 1.00 × HAProxy | – | not"));
         assert!(text.contains("`latency/tcp` 1234") && !text.contains("!["), "{text}");

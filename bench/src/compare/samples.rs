@@ -63,13 +63,13 @@ impl Samples {
     }
 
     /// Warbler's value of each round, as a multiple of the best that these others have in the same round. A round without
-    /// both of them, or in which one of them added no time that could be told from nothing, gives none.
+    /// both of them, or in which one of them has nothing that could be told from zero, gives none.
     pub(super) fn ratios(&self, row: Row, figure: Figure, others: &[Side]) -> Vec<f64> {
         let ratio = |sample: &Sample| {
             let values = others.iter().filter_map(|side| self.comparable(self.in_round(sample, *side)?));
             let best = figure.better().best(values)?;
             let own = self.comparable(sample)?;
-            (own > 0.0 && best > 0.0).then_some(own / best)
+            (own > 0.0 && figure.can_be_divided_by(best)).then_some(own / best)
         };
         self.of(row, figure, Side::WARBLER).filter_map(ratio).collect()
     }

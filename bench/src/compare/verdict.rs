@@ -21,7 +21,7 @@ const ROUNDS: usize = 3;
 pub(super) const WIDE: f64 = 0.25;
 /// Of the machine, taken by other virtual machines.
 pub(super) const STOLEN: f64 = 0.05;
-/// Of the proxy's core, taken by other programs. Ticks tell it no better than to some hundredths.
+/// Of the proxy's core, used by others than the proxy.
 pub(super) const OTHERS: f64 = 0.10;
 /// Microseconds (p99) by which the load itself may be late with its messages.
 pub(super) const LATE: f64 = 1000.0;
@@ -92,7 +92,7 @@ impl Conditions {
         if self.stolen > STOLEN {
             Some(format!("other virtual machines took {} of the machine", percent(self.stolen)))
         } else if self.others > OTHERS {
-            Some(format!("other programs took {} of the proxy's core", percent(self.others)))
+            Some(format!("others used {} of the proxy's core", percent(self.others)))
         } else {
             let late = self.late.filter(|late| *late > LATE)?;
             Some(format!("the load itself was late by {late:.0} µs (p99)"))

@@ -86,8 +86,8 @@ impl Variation {
                  this tells what a worker more costs, and not how much more two can do."
             }
             Self::Endpoints => {
-                "Addresses of 127.1.0.0/16 on one port, behind which is one process. Requests find their endpoint's \
-                 upstream connection only if there was one before: with many endpoints, most have to open it."
+                "Addresses of 127.1.0.0/16 on one port, behind which is one process. A request opens an upstream connection \
+                 when none to its endpoint is idle in the pool: the more endpoints, the more often."
             }
             Self::Reloads => {
                 "The file is replaced and SIGHUP sent; the next one follows 200 ms after the change counts. What the \

@@ -142,8 +142,9 @@ impl Process {
             Ok(ready) => process.ready = ready,
             Err(cause) => {
                 if process.stdout.ended() {
-                    // A program that ended has more to say than that its output closed.
-                    timeout(OUTPUT_AFTER_END, process.stderr.end()).await.ok();
+                    // A program that ended has more to say than that its output closed, and has no status until a
+                    // moment later.
+                    process.wait(OUTPUT_AFTER_END).await.ok();
                 }
                 let ended = process.child.try_wait().ok().flatten();
                 let ended = ended.map_or_else(String::new, |status| format!(" ({status})"));

@@ -48,6 +48,15 @@ impl Figure {
         }
     }
 
+    /// Whether a ratio to this value says something.
+    pub(crate) fn can_be_divided_by(self, value: f64) -> bool {
+        match self {
+            // Beside somebody who gives nothing back, everybody is a thousand times as good.
+            Self::GivenBack => value >= 1.0,
+            _ => value > 0.0,
+        }
+    }
+
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Memory => "memory",

@@ -18,6 +18,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(6);
 /// Without a load, a proxy that used less than a hundredth of this pause is at rest.
 const REST: Duration = Duration::from_millis(20);
 const REST_WITHIN: Duration = Duration::from_secs(2);
+/// A core's time is counted in ticks, which are up to 10 ms, and one may be too many at either end.
+const TICK_ERROR: Duration = Duration::from_millis(20);
 
 /// The processes of a proxy.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,7 @@ pub(crate) struct Conditions {
     pub(crate) seconds: f64,
     /// The part of the machine that another virtual machine took, 0 to 1.
     pub(crate) stolen: f64,
-    /// The part of the proxy's core that others than the proxy used. Told by ticks, so it may be off by some hundredths.
+    /// The part of the proxy's core that others than the proxy used, at least: kernel threads count, too.
     pub(crate) others: f64,
     /// The part of the time in which the proxy ran: far below 1 where the load was the limit.
     pub(crate) busy: f64,
@@ -137,7 +139,9 @@ impl Meter {
         let cpu = after.cpu.saturating_sub(self.cpu);
         let whole = (after.since - self.since).as_secs_f64();
         let others = match (self.core, after.core) {
-            (Some(before), Some(after)) => after.since(before).busy.saturating_sub(cpu).as_secs_f64() / whole,
+            (Some(before), Some(after)) => {
+                after.since(before).busy.saturating_sub(cpu + TICK_ERROR).as_secs_f64() / whole
+            }
             _ => 0.0,
         };
         let conditions = Conditions {
