@@ -106,6 +106,10 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
     Ok(exit.code())
 }
 
+/// Idle upstream connections that a worker keeps, of all endpoints together; each ends after a minute without a request.
+/// pingora's own 128 are fewer than a crowd of clients needs at once, and then every request opens another.
+const POOLED: usize = 4096;
+
 /// Runs pingora's server until [`Exit`] says that it is over.
 fn serve(
     state: &Arc<State>,
@@ -118,6 +122,7 @@ fn serve(
         // One thread a service, and what it spawns stays on it.
         work_stealing: false,
         max_retries: usize::from(MAX_TRIES),
+        upstream_keepalive_pool_size: POOLED,
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);

@@ -35,6 +35,33 @@ async fn a_kept_connection_carries_many_requests_over_one_pooled_upstream_connec
 }
 
 #[tokio::test]
+async fn as_many_upstream_connections_are_kept_as_a_crowd_of_clients_needed() {
+    const CROWD: u64 = 150;
+    let stub = HttpStub::start("one").await.unwrap();
+    let edge = Edge::start(&format!("[edge]\nworkers = 1\n\n{}", web_to(&[stub.address()]))).await;
+    let mut clients = Vec::new();
+    for _ in 0..CROWD {
+        clients.push(RawClient::connect(edge.address("web")).await.unwrap());
+    }
+    for wave in 1..=2 {
+        // A body that is late holds its upstream connection.
+        for client in &mut clients {
+            client.send(b"POST / HTTP/1.1\r\nHost: im.test\r\nContent-Length: 2\r\n\r\na").await.unwrap();
+        }
+        eventually(SOON, "all are on their way", async || {
+            (edge.leases(&[stub.address()]).await == [CROWD]).then_some(())
+        })
+        .await
+        .unwrap();
+        for client in &mut clients {
+            client.send(b"b").await.unwrap();
+            assert_eq!(http::read_answer(client, "POST").await.unwrap().status, 200);
+        }
+        assert_eq!(stub.connections(), CROWD, "wave {wave}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_of_every_size_and_framing_arrive_whole() {
     let stub = HttpStub::start("one").await.unwrap();
     let edge = Edge::start(&web_to(&[stub.address()])).await;
