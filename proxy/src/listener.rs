@@ -62,7 +62,7 @@ pub fn open(address: SocketAddr, workers: usize, options: TcpOptions) -> io::Res
     let mut address = address;
     for _ in 0..workers.max(1) {
         let socket = bind(address, true)?;
-        sys::prepare_listening(&socket, options)?;
+        sys::prepare(&socket, options)?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         let socket: std::net::TcpListener = socket.into();
         address = socket.local_addr()?;

@@ -35,7 +35,7 @@ impl OpenSocket {
     fn take(&self, options: TcpOptions) {
         let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
         for handle in &self.handles {
-            let taken = sys::prepare_listening(handle, options);
+            let taken = sys::prepare(handle, options);
             if let Err(error) = taken.and_then(|()| Ok(rustix::net::listen(handle, backlog)?)) {
                 events::socket_lost(&error);
             }

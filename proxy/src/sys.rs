@@ -14,29 +14,19 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_PROBES: u32 = 6;
 
 /// Sets what keeps long-lived connections honest: no delay for small messages, keepalive, `TCP_USER_TIMEOUT`. Linux gives
-/// what a listening socket has to those that are accepted on it.
+/// what a listening socket has to those that are accepted on it; one that had other options before is never without.
 pub(crate) fn prepare(socket: impl AsFd, options: TcpOptions) -> io::Result<()> {
     let socket = socket.as_fd();
     sockopt::set_tcp_nodelay(socket, true)?;
     if !options.keepalive.is_zero() {
-        sockopt::set_socket_keepalive(socket, true)?;
         sockopt::set_tcp_keepidle(socket, options.keepalive)?;
         sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
     }
-    if !options.user_timeout.is_zero() {
-        let millis = u32::try_from(options.user_timeout.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(socket, millis)?;
-    }
+    sockopt::set_socket_keepalive(socket, !options.keepalive.is_zero())?;
+    let millis = u32::try_from(options.user_timeout.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(socket, millis)?;
     Ok(())
-}
-
-/// As [`prepare`], for a socket that listens and may have had other options before.
-pub(crate) fn prepare_listening(socket: impl AsFd, options: TcpOptions) -> io::Result<()> {
-    let socket = socket.as_fd();
-    sockopt::set_socket_keepalive(socket, false)?;
-    sockopt::set_tcp_user_timeout(socket, 0)?;
-    prepare(socket, options)
 }
 
 /// The kernel's figures for a connected socket.
@@ -133,14 +123,14 @@ mod tests {
             let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             (listener.accept().unwrap().0, client)
         };
-        prepare_listening(&listener, options(Duration::from_secs(300), Duration::from_secs(60))).unwrap();
+        prepare(&listener, options(Duration::from_secs(300), Duration::from_secs(60))).unwrap();
         let (socket, _client) = accept();
         assert!(sockopt::tcp_nodelay(&socket).unwrap() && sockopt::socket_keepalive(&socket).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&socket).unwrap(), Duration::from_secs(300));
         assert_eq!(sockopt::tcp_keepintvl(&socket).unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(sockopt::tcp_keepcnt(&socket).unwrap(), KEEPALIVE_PROBES);
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 60_000);
-        prepare_listening(&listener, options(Duration::ZERO, Duration::ZERO)).unwrap();
+        prepare(&listener, options(Duration::ZERO, Duration::ZERO)).unwrap();
         let (socket, _client) = accept();
         assert!(sockopt::tcp_nodelay(&socket).unwrap() && !sockopt::socket_keepalive(&socket).unwrap());
         assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 0);

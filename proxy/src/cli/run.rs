@@ -107,7 +107,7 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
 }
 
 /// Idle upstream connections that a worker keeps, of all endpoints together; each ends after a minute without a request.
-/// pingora's own 128 are fewer than a crowd of clients needs at once, and then every request opens another.
+/// pingora's own 128 are fewer than a crowd of clients needs at once: those beyond were closed and opened anew.
 const POOLED: usize = 4096;
 
 /// Runs pingora's server until [`Exit`] says that it is over.

@@ -27,6 +27,8 @@ pub(super) struct Session {
     sent: usize,
     peer_closed: bool,
     close_said: bool,
+    /// What the peer did wrong. The machine must not be asked again then: it would look at what it has refused already.
+    failure: Option<Error>,
 }
 
 enum Machine {
@@ -52,7 +54,7 @@ impl Session {
 
     fn new(machine: Machine) -> Session {
         let (incoming, outgoing) = (Vec::new(), Vec::new());
-        Session { machine, incoming, outgoing, sent: 0, peer_closed: false, close_said: false }
+        Session { machine, incoming, outgoing, sent: 0, peer_closed: false, close_said: false, failure: None }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
@@ -66,6 +68,12 @@ impl Session {
     /// The peer has said that nothing more comes.
     pub(super) fn peer_has_closed(&self) -> bool {
         self.peer_closed
+    }
+
+    /// # Errors
+    /// When the session has failed before.
+    pub(super) fn still_works(&self) -> Result<(), Error> {
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     fn facts(&self) -> &CommonState {
@@ -86,8 +94,9 @@ impl Session {
     /// of it waits in [`Session::unsent`].
     ///
     /// # Errors
-    /// When the peer breaks the protocol. The alert for it waits to be sent.
+    /// When the peer breaks the protocol, now or before. The alert for it waits to be sent.
     pub(super) fn receive(&mut self, bytes: &mut [u8], mut plain: impl FnMut(&[u8])) -> Result<(), Error> {
+        self.still_works()?;
         let mut used = 0;
         loop {
             let (discard, next) = self.step(&mut bytes[used..], Act::Receive(&mut plain));
@@ -96,8 +105,9 @@ impl Session {
                 Ok(Next::Again) => {}
                 Ok(Next::Done(_)) => break,
                 Err(error) => {
-                    // The alert. Once: after that the machine would look at the same bytes again.
+                    // The alert comes with one more step.
                     let (_, _alert_or_error) = self.step(&mut bytes[used..], Act::Receive(&mut |_| {}));
+                    self.failure = Some(error.clone());
                     return Err(error);
                 }
             }
@@ -110,7 +120,7 @@ impl Session {
     /// waits in [`Session::unsent`].
     ///
     /// # Errors
-    /// When the session is over, or `room` is smaller than [`ENCRYPTED_ROOM`].
+    /// When the session is over or has failed, or `room` is smaller than [`ENCRYPTED_ROOM`].
     pub(super) fn encrypt(&mut self, bytes: &[u8], room: &mut [u8]) -> Result<usize, Error> {
         self.write(Say::Bytes(bytes), room)
     }
@@ -118,7 +128,7 @@ impl Session {
     /// Tells the peer that nothing more comes, once; it waits in [`Session::unsent`].
     ///
     /// # Errors
-    /// When the session is over.
+    /// When the session is over or has failed.
     pub(super) fn say_close(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.close_said, true) {
             return Ok(());
@@ -153,6 +163,7 @@ impl Session {
     }
 
     fn write(&mut self, say: Say<'_>, room: &mut [u8]) -> Result<usize, Error> {
+        self.still_works()?;
         // The machine remembers how far it is with the record in progress, so it must see it again.
         let mut incoming = std::mem::take(&mut self.incoming);
         let mut used = 0;

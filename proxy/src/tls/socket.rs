@@ -17,9 +17,13 @@ use tokio::net::TcpStream;
 
 use super::session::{ENCRYPTED_ROOM, MOST_ENCRYPTED, Session};
 
-/// Bytes of ciphertext that one read may bring, with the beginning of a record in front: a record has at most 16 KiB and
-/// a quarter (RFC 8446 section 5.2).
-const INCOMING: usize = 33 * 1024;
+/// Bytes of ciphertext that one read may bring.
+const READ: usize = 32 * 1024;
+/// Those, and in front of them what came before of a message that is not complete. A record has at most 16 KiB and a
+/// quarter (RFC 8446 section 5.2), a message of the handshake at most 64 KiB (rustls), which come in records.
+const INCOMING: usize = 64 * 1024 + READ;
+
+const TOO_MANY_PIECES: &str = "a message of the TLS handshake in more records than are taken";
 
 /// What the connections of a thread take turns with.
 struct Scratch {
@@ -103,9 +107,14 @@ impl TlsSocket {
     /// Reads once and decrypts what that completes, into `buf` and what it has no room for into `plain`.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Received>> {
         let TlsSocket { tcp, session, plain } = self;
+        session.still_works().map_err(invalid)?;
         let outcome = SCRATCH.with_borrow_mut(|scratch| {
             let known = session.begin_record(&mut scratch.incoming);
-            let mut room = ReadBuf::new(&mut scratch.incoming[known..]);
+            let end = INCOMING.min(known + READ);
+            if known == end {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, TOO_MANY_PIECES)));
+            }
+            let mut room = ReadBuf::new(&mut scratch.incoming[known..end]);
             ready!(Pin::new(tcp).poll_read(cx, &mut room))?;
             let read = room.filled().len();
             if read == 0 {
@@ -234,3 +243,6 @@ impl TlsSocket {
 fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,18 +57,19 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::eventually;
 
     #[tokio::test]
     async fn it_wakes_at_the_instant_and_not_before() {
         let clock = Clock::new().unwrap();
-        let mut soonest = Duration::MAX;
-        for _ in 0..20 {
+        // A busy machine may be late, not always; tokio's own timers would be, by up to a millisecond.
+        let finer = eventually(Duration::from_secs(20), "a wake-up finer than a millisecond", async || {
             let instant = Instant::now() + Duration::from_micros(300);
             clock.until(instant).await.unwrap();
             assert!(Instant::now() >= instant);
-            soonest = soonest.min(instant.elapsed());
-        }
-        assert!(soonest < Duration::from_micros(700), "finer than a millisecond, at least once: {soonest:?}");
+            (instant.elapsed() < Duration::from_micros(700)).then_some(())
+        });
+        finer.await.unwrap();
         clock.until(Instant::now()).await.unwrap();
     }
 }
