@@ -210,6 +210,8 @@ pub struct ListenerTls {
     pub certificates: Vec<CertificateFiles>,
     pub strict_sni: bool,
     pub min_version: TlsVersion,
+    /// Keys of session tickets that other edges have as well.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

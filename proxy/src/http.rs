@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::{HttpListener, Serves};
 use crate::connection::Opened;
+use crate::http::forwarded::Hop;
 use crate::listener::ListenerSlot;
 use crate::prelude::head::{self, HeadError, HeadLimits, Next};
 use crate::registry::{Command, Registered};
@@ -34,6 +35,7 @@ use crate::worker::Worker;
 pub struct Connection {
     pub worker: Arc<Worker>,
     pub origin: Origin,
+    pub hop: Hop,
     pub slot: ListenerSlot,
     /// TLS towards the client.
     pub secure: bool,
@@ -58,7 +60,8 @@ pub async fn serve(opened: Opened) {
     let alpn_http2 = io.alpn_protocol() == Some(b"h2");
     let secure = matches!(io, Io::Tls(_));
     let limits = limits(&plan.config, http, secure);
-    let connection = Arc::new(Connection { worker, origin, slot: plan.slot, secure, registered });
+    let hop = Hop::new(origin.client);
+    let connection = Arc::new(Connection { worker, origin, hop, slot: plan.slot, secure, registered });
     let mut stream = describe(Stream::new(io), &connection);
     let speaks_http1 = http.http1;
     drop(plan);

@@ -102,6 +102,10 @@ fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
 /// A path that another server may read as a different one: with `.` or `..` segments, plain or percent-encoded, with
 /// encoded separators or path parameters around them. Such a request would be routed by one path and served by another.
 pub fn is_ambiguous(path: &str) -> bool {
+    // Most paths have nothing that could be a dot.
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%')) {
+        return false;
+    }
     let mut plain = path.to_ascii_lowercase();
     for (encoded, meant) in [("%2e", "."), ("%2f", "/"), ("%5c", "/"), ("\\", "/"), ("%3b", ";")] {
         plain = plain.replace(encoded, meant);

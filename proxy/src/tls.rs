@@ -1,10 +1,11 @@
 //! TLS on both sides, by rustls with ring.
 //!
 //! Certificates are read and checked when a snapshot is made, so a half-written pair is refused and the old one stays.
-//! Session tickets belong to the process: clients that resume do so over any reload.
+//! Session tickets belong to the process, or to all edges with the same keys: clients that resume do so over any reload.
 
 mod session;
 mod socket;
+mod tickets;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,7 +17,7 @@ use pingora::protocols::tls::CaType;
 use pingora::utils::tls::WrappedX509;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -24,6 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 
 pub use self::socket::TlsSocket;
+pub use self::tickets::{TicketKeys, Tickets};
 use crate::config::{self, CertificateFiles, ListenerTls, TlsVersion};
 use crate::stream::Io;
 
@@ -36,20 +38,10 @@ pub enum TlsError {
     NoCertificate(PathBuf),
     #[error("{} does not fit the certificate in {}: {cause}", key.display(), chain.display())]
     KeyMismatch { chain: PathBuf, key: PathBuf, cause: rustls::Error },
+    #[error("{} {fault}", path.display())]
+    TicketKeys { path: PathBuf, fault: tickets::KeyFault },
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
-}
-
-/// The process-wide secret behind session tickets (RFC 5077, TLS 1.3 PSK), rotated by the library.
-#[derive(Clone)]
-pub struct Tickets(Arc<dyn ProducesTickets>);
-
-impl Tickets {
-    /// # Errors
-    /// When the system gives no random bytes.
-    pub fn new() -> Result<Tickets, TlsError> {
-        ring::Ticketer::new().map(Tickets).map_err(|e| TlsError::Setup(e.to_string()))
-    }
 }
 
 /// Makes ring the provider of everything in this process that asks for the default.
@@ -58,7 +50,7 @@ pub fn install_provider() {
     ring::default_provider().install_default().ok();
 }
 
-/// What a listener answers TLS handshakes with.
+/// What a listener answers TLS handshakes with. `tickets` are the process's own, for a listener without keys in a file.
 ///
 /// # Errors
 /// When a file is missing, damaged or does not fit its partner.
@@ -80,7 +72,10 @@ pub fn server_config(
         config.alpn_protocols.extend(http2.then(|| b"h2".to_vec()));
         config.alpn_protocols.extend(http1.then(|| b"http/1.1".to_vec()));
     }
-    config.ticketer = tickets.0.clone();
+    config.ticketer = match &tls.ticket_keys {
+        Some(keys) => Tickets::shared(keys)?.producer(),
+        None => tickets.producer(),
+    };
     // One ticket is what a phone needs to come back once; the default of two costs memory and bytes a handshake.
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))

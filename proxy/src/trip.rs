@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::Method;
 use policies::{Lease, Reason};
 
 use crate::affinity::Stay;
 use crate::cluster::EndpointState;
 use crate::config::Name;
 use crate::events;
+use crate::http::forwarded::RequestId;
 use crate::registry::LeaveReason;
 use crate::state::State;
 
@@ -130,15 +132,15 @@ pub struct Picked {
 }
 
 /// What an HTTP request adds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RequestFacts {
-    pub method: String,
+    pub method: Method,
     pub host: String,
     /// Without the query, which may hold tokens.
     pub path: String,
     pub version: &'static str,
     pub status: u16,
-    pub id: String,
+    pub id: RequestId,
     pub route: Option<Name>,
 }
 

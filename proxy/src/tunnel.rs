@@ -9,8 +9,13 @@
 //! stream behind the data in flight. Whoever has not gone after `drain.close-wait` is closed.
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod model;
+mod pipe;
 mod pump;
+#[cfg(test)]
+mod schedules;
 mod verdict;
 mod websocket;
 

@@ -103,7 +103,7 @@ fn refusal(outcome: Outcome, status: u16, detail: impl ToString) -> Refusal {
 impl Upgrade {
     fn new(head: UpgradeHead, connection: &Connection) -> Upgrade {
         let snapshot = connection.worker.state.snapshot_for(connection.slot);
-        let forwarding = Forwarding::read(&head.headers, connection.origin.client, connection.secure, &snapshot.config);
+        let forwarding = Forwarding::read(&head.headers, &connection.hop, connection.secure, &snapshot.config);
         let given = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = head.target.authority().map(http::uri::Authority::as_str).or(given).unwrap_or_default().to_owned();
         Upgrade { head, snapshot, forwarding, host }
@@ -114,7 +114,7 @@ impl Upgrade {
         trip.generation = self.snapshot.generation;
         trip.client_is(self.forwarding.client);
         trip.request = Some(Box::new(RequestFacts {
-            method: self.head.method.to_string(),
+            method: self.head.method.clone(),
             host: self.host.clone(),
             path: self.head.target.path().to_owned(),
             version: "1.1",
@@ -248,7 +248,7 @@ impl Upgrade {
         strip_hop_by_hop(&mut headers);
         headers.remove(header::CONTENT_LENGTH);
         headers.remove("http2-settings");
-        self.forwarding.write(&mut headers, connection.origin.client, &self.host);
+        self.forwarding.write(&mut headers, &connection.hop, &self.host);
         if let Ok(host) = HeaderValue::from_str(&self.host) {
             headers.insert(header::HOST, host);
         }
@@ -310,7 +310,8 @@ fn switching(response: &Response, protocol: &str, forwarding: &Forwarding) -> Ve
     headers.remove(header::CONTENT_LENGTH);
     let mut bytes = b"HTTP/1.1 101 Switching Protocols\r\n".to_vec();
     write_fields(&mut bytes, &headers);
-    let tail = format!("x-request-id: {}\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\n\r\n", forwarding.request_id);
+    let id = forwarding.request_id.as_str();
+    let tail = format!("x-request-id: {id}\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\n\r\n");
     bytes.extend(tail.as_bytes());
     bytes
 }

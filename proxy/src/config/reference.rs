@@ -110,6 +110,7 @@ pub const KEYS: &[Key] = &[
     key("listeners.*.tls.certificates[].key", "path", Required, NewConnections),
     key("listeners.*.tls.strict-sni", "boolean", Value("false"), NewConnections),
     key("listeners.*.tls.min-version", "`1.2`, `1.3`", Value("\"1.2\""), NewConnections),
+    key("listeners.*.tls.ticket-keys", "path", NONE, NewConnections),
     key("listeners.*.proxy-protocol", "boolean", Value("false"), NewConnections),
     key("listeners.*.max-connections", "integer, from 1", NONE, Live),
     key("listeners.*.max-head", "size, 1KiB to 1MiB", Value("\"32KiB\""), NewConnections),

@@ -19,50 +19,79 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id taken over from a trusted proxy.
 const LONGEST_ID: usize = 128;
 
+/// Who sends the requests of a connection to us: its peer, or the client that the PROXY header names. Written down once,
+/// as all requests say it.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    pub address: IpAddr,
+    text: Option<HeaderValue>,
+}
+
+impl Hop {
+    pub fn new(address: SocketAddr) -> Hop {
+        let address = address.ip().to_canonical();
+        Hop { address, text: value(address.to_string()) }
+    }
+}
+
 /// What a request says about its way here, as far as it is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarding {
     /// The client: the rightmost address that no trusted proxy owns.
     pub client: IpAddr,
     pub proto: &'static str,
-    pub request_id: String,
+    pub request_id: RequestId,
     trusted: bool,
 }
 
 impl Forwarding {
-    /// `hop` is who sent the request to us: the peer, or the client that its PROXY header names.
-    pub fn read(headers: &HeaderMap, hop: SocketAddr, secure: bool, config: &Config) -> Forwarding {
-        let trusted = config.trusts(hop.ip());
+    pub fn read(headers: &HeaderMap, hop: &Hop, secure: bool, config: &Config) -> Forwarding {
+        let trusted = config.trusts(hop.address);
         let proto = if secure { "https" } else { "http" };
         if !trusted {
-            return Forwarding { client: hop.ip().to_canonical(), proto, request_id: new_id(), trusted };
+            return Forwarding { client: hop.address, proto, request_id: RequestId::random(), trusted };
         }
         Forwarding {
-            client: client_behind(headers, hop.ip(), config),
+            client: client_behind(headers, hop.address, config),
             proto: if told_https(headers).unwrap_or(secure) { "https" } else { "http" },
-            request_id: given_id(headers).unwrap_or_else(new_id),
+            request_id: RequestId::given(headers).unwrap_or_else(RequestId::random),
             trusted,
         }
     }
 
     /// The fields for the next hop, given those that came; `None` removes one.
-    pub fn fields(&self, given: &HeaderMap, hop: SocketAddr, host: &str) -> [(HeaderName, Option<HeaderValue>); 6] {
-        let hop = hop.ip().to_canonical();
+    pub fn fields(&self, given: &HeaderMap, hop: &Hop, host: &str) -> [(HeaderName, Option<HeaderValue>); 6] {
+        let hop_text = hop.text.as_ref().and_then(|text| text.to_str().ok()).unwrap_or_default();
         let believed = |name: &HeaderName| self.trusted.then(|| given.get_all(name)).into_iter().flatten();
-        let element = format!("for={};proto={}{}", node(hop), self.proto, host_parameter(host));
         let given_host = believed(&X_FORWARDED_HOST).next().cloned();
         [
-            (X_FORWARDED_FOR, value(&appended(believed(&X_FORWARDED_FOR), &hop.to_string()))),
-            (header::FORWARDED, value(&appended(believed(&header::FORWARDED), &element))),
+            (X_FORWARDED_FOR, appended(believed(&X_FORWARDED_FOR), |list| list.push_str(hop_text))),
+            (header::FORWARDED, appended(believed(&header::FORWARDED), |list| self.element(list, hop, hop_text, host))),
             (X_FORWARDED_PROTO, Some(HeaderValue::from_static(self.proto))),
-            (X_FORWARDED_HOST, given_host.or_else(|| value(host).filter(|_| !host.is_empty()))),
-            (X_REAL_IP, value(&self.client.to_string())),
-            (X_REQUEST_ID, value(&self.request_id)),
+            (X_FORWARDED_HOST, given_host.or_else(|| HeaderValue::from_str(host).ok().filter(|_| !host.is_empty()))),
+            (X_REAL_IP, if self.client == hop.address { hop.text.clone() } else { value(self.client.to_string()) }),
+            (X_REQUEST_ID, Some(self.request_id.0.clone())),
         ]
     }
 
+    /// RFC 7239 section 4. IPv6 addresses stand in brackets and quotes (section 6).
+    fn element(&self, list: &mut String, hop: &Hop, hop_text: &str, host: &str) {
+        let (open, close) = if hop.address.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+        for part in ["for=", open, hop_text, close, ";proto=", self.proto] {
+            list.push_str(part);
+        }
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if host.is_empty() || host.contains(['"', '\\']) {
+            return;
+        }
+        let quote = if host.bytes().all(is_token) { "" } else { "\"" };
+        for part in [";host=", quote, host, quote] {
+            list.push_str(part);
+        }
+    }
+
     /// Writes the fields for the next hop.
-    pub fn write(&self, headers: &mut HeaderMap, hop: SocketAddr, host: &str) {
+    pub fn write(&self, headers: &mut HeaderMap, hop: &Hop, host: &str) {
         for (name, value) in self.fields(headers, hop, host) {
             match value {
                 Some(value) => drop(headers.insert(name, value)),
@@ -76,7 +105,7 @@ impl Forwarding {
 /// client wrote in front does not spoil what the proxy wrote behind it.
 fn client_behind(headers: &HeaderMap, hop: IpAddr, config: &Config) -> IpAddr {
     let lines: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-    let mut client = hop.to_canonical();
+    let mut client = hop;
     for given in lines.iter().flat_map(|line| line.split(|byte| *byte == b',')).rev() {
         let address = std::str::from_utf8(given).ok().and_then(|given| parse_node(given.trim()));
         // Something that is no address: what stands further left cannot be believed.
@@ -105,49 +134,52 @@ fn told_https(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-fn given_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
-    let fits = !id.is_empty() && id.len() <= LONGEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
-    fits.then(|| id.to_owned())
-}
+/// What one request is called in the logs of everyone on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
 
-/// 128 random bits in hex, as W3C trace ids are written.
-fn new_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
-}
+impl RequestId {
+    /// 128 random bits in hex, as W3C trace ids are written.
+    pub fn random() -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bits = fastrand::u128(..).to_be_bytes();
+        let digits = bits.iter().flat_map(|byte| [byte >> 4, byte & 15].map(|nibble| DIGITS[usize::from(nibble)]));
+        let text: Vec<u8> = digits.collect();
+        RequestId(HeaderValue::try_from(text).unwrap_or_else(|_never| HeaderValue::from_static("")))
+    }
 
-/// RFC 7239 section 6: IPv6 addresses stand in brackets and quotes.
-fn node(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    fn given(headers: &HeaderMap) -> Option<RequestId> {
+        let id = headers.get(X_REQUEST_ID)?;
+        let fits = !id.is_empty() && id.len() <= LONGEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic);
+        fits.then(|| RequestId(id.clone()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    pub fn as_value(&self) -> &HeaderValue {
+        &self.0
     }
 }
 
-fn host_parameter(host: &str) -> String {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if host.is_empty() || host.contains(['"', '\\']) {
-        String::new()
-    } else if host.bytes().all(is_token) {
-        format!(";host={host}")
-    } else {
-        format!(";host=\"{host}\"")
-    }
-}
-
-fn appended<'h>(before: impl Iterator<Item = &'h HeaderValue>, element: &str) -> String {
+/// A list with one more element. `None` if the element cannot stand in a field.
+fn appended<'h>(
+    before: impl Iterator<Item = &'h HeaderValue>,
+    element: impl FnOnce(&mut String),
+) -> Option<HeaderValue> {
     let mut list = String::with_capacity(64);
     for given in before.filter_map(|value| value.to_str().ok()) {
         list.push_str(given);
         list.push_str(", ");
     }
-    list.push_str(element);
-    list
+    element(&mut list);
+    value(list)
 }
 
 /// Everything written here was a header value before, or is made of address characters.
-fn value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(text).ok()
+fn value(text: String) -> Option<HeaderValue> {
+    HeaderValue::try_from(text).ok()
 }
 
 #[cfg(test)]
@@ -166,9 +198,13 @@ mod tests {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
     }
 
+    fn hop_of(address: &str) -> Hop {
+        Hop::new(address.parse().unwrap())
+    }
+
     fn client(trusted: &str, hop: &str, forwarded_for: &'static str) -> String {
         let headers = headers(&[("x-forwarded-for", forwarded_for)]);
-        Forwarding::read(&headers, hop.parse().unwrap(), false, &config(trusted)).client.to_string()
+        Forwarding::read(&headers, &hop_of(hop), false, &config(trusted)).client.to_string()
     }
 
     #[test]
@@ -191,25 +227,25 @@ mod tests {
     fn what_a_client_wrote_in_front_does_not_hide_it() {
         let mut headers = HeaderMap::new();
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap());
-        let read = Forwarding::read(&headers, "10.0.0.1:1".parse().unwrap(), false, &config("\"10.0.0.0/8\""));
+        let read = Forwarding::read(&headers, &hop_of("10.0.0.1:1"), false, &config("\"10.0.0.0/8\""));
         assert_eq!(read.client.to_string(), "203.0.113.7");
     }
 
     #[test]
     fn forged_fields_are_dropped_and_true_ones_extended() {
-        let hop: SocketAddr = "198.51.100.9:4711".parse().unwrap();
+        let hop = hop_of("198.51.100.9:4711");
         let forged = headers(&[("x-forwarded-for", "1.1.1.1"), ("x-real-ip", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]);
         let mut sent = forged.clone();
-        Forwarding::read(&forged, hop, true, &config("")).write(&mut sent, hop, "im.example.com");
+        Forwarding::read(&forged, &hop, true, &config("")).write(&mut sent, &hop, "im.example.com");
         assert_eq!(sent["x-forwarded-for"], "198.51.100.9");
         assert_eq!(sent["forwarded"], "for=198.51.100.9;proto=https;host=im.example.com");
         assert_eq!(sent["x-real-ip"], "198.51.100.9");
         assert_eq!(sent["x-forwarded-proto"], "https");
 
-        let hop: SocketAddr = "[2001:db8::1]:1".parse().unwrap();
+        let hop = hop_of("[2001:db8::1]:1");
         let mut sent = headers(&[("x-forwarded-for", "203.0.113.7"), ("x-forwarded-proto", "https")]);
-        let read = Forwarding::read(&sent, hop, false, &config("\"2001:db8::/32\""));
-        read.write(&mut sent, hop, "h:8080");
+        let read = Forwarding::read(&sent, &hop, false, &config("\"2001:db8::/32\""));
+        read.write(&mut sent, &hop, "h:8080");
         assert_eq!(sent["x-forwarded-for"], "203.0.113.7, 2001:db8::1");
         assert_eq!(sent["forwarded"], "for=\"[2001:db8::1]\";proto=https;host=\"h:8080\"");
         assert_eq!(sent["x-real-ip"], "203.0.113.7");
@@ -218,9 +254,10 @@ mod tests {
     #[test]
     fn a_request_id_is_taken_from_trusted_proxies_only() {
         let given = headers(&[("x-request-id", "abc-123")]);
-        let hop = "10.0.0.1:1".parse().unwrap();
-        assert_eq!(Forwarding::read(&given, hop, false, &config("\"10.0.0.0/8\"")).request_id, "abc-123");
-        let fresh = Forwarding::read(&given, hop, false, &config("")).request_id;
+        let hop = hop_of("10.0.0.1:1");
+        assert_eq!(Forwarding::read(&given, &hop, false, &config("\"10.0.0.0/8\"")).request_id.as_str(), "abc-123");
+        let fresh = Forwarding::read(&given, &hop, false, &config("")).request_id;
+        let fresh = fresh.as_str();
         assert!(fresh.len() == 32 && fresh.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }

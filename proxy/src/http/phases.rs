@@ -159,7 +159,7 @@ impl ProxyHttp for Phases {
         }
         passage.status = Some(response.status.as_u16());
         if let Some(begun) = &passage.begun {
-            response.insert_header(X_REQUEST_ID, &begun.forwarding.request_id)?;
+            response.insert_header(X_REQUEST_ID, begun.forwarding.request_id.as_value())?;
         }
         Ok(())
     }
@@ -209,13 +209,12 @@ impl Passage {
     fn begin(&mut self, connection: Arc<Connection>, request: &RequestHeader) {
         let state = &connection.worker.state;
         let snapshot = state.snapshot_for(connection.slot);
-        let forwarding =
-            Forwarding::read(&request.headers, connection.origin.client, connection.secure, &snapshot.config);
+        let forwarding = Forwarding::read(&request.headers, &connection.hop, connection.secure, &snapshot.config);
         let mut trip = Trip::new(state.clone(), Kind::Request, connection.origin.clone());
         trip.generation = snapshot.generation;
         trip.client_is(forwarding.client);
         trip.request = Some(Box::new(RequestFacts {
-            method: request.method.to_string(),
+            method: request.method.clone(),
             host: host_of(request).to_owned(),
             path: request.uri.path().to_owned(),
             version: version_name(request.version),
@@ -339,8 +338,8 @@ impl Passage {
 
     fn forward(&self, downstream: &RequestHeader, upstream: &mut RequestHeader) -> Result<()> {
         let Some(begun) = &self.begun else { return Err(unrouted()) };
-        let hop = begun.connection.origin.client;
-        for (name, value) in begun.forwarding.fields(&upstream.headers, hop, host_of(downstream)) {
+        let fields = begun.forwarding.fields(&upstream.headers, &begun.connection.hop, host_of(downstream));
+        for (name, value) in fields {
             match value {
                 Some(value) => upstream.insert_header(name, value)?,
                 None => {

@@ -79,6 +79,7 @@ pub fn named_files(config: &Config) -> Vec<PathBuf> {
         for certificate in &tls.certificates {
             files.extend([certificate.chain.clone(), certificate.key.clone()]);
         }
+        files.extend(tls.ticket_keys.clone());
     }
     files.extend(config.clusters.iter().filter_map(|cluster| cluster.tls.as_ref()?.ca.clone()));
     let tokens = config.clusters.iter().filter_map(|cluster| cluster.user_token.as_ref());

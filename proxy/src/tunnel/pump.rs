@@ -2,7 +2,8 @@
 //!
 //! Bytes are read into the worker's scratch buffer and written from it. Only what the other side would not take is
 //! kept, in a buffer of just that size, and reading stops until it is gone: at most one scratch buffer's worth a
-//! direction, whatever the peers do.
+//! direction, whatever the peers do. A source that fills the scratch buffer sends bulk: as long as it does, and both
+//! sockets are bare, a [`Pipe`] of the worker's takes the place of the buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -10,9 +11,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
+use super::SCRATCH;
+use super::pipe::{self, Pipe};
 use super::websocket::Frames;
 use crate::stream::Io;
+
+/// Less than this at once, and nothing behind it, is a message: copying that is cheaper than moving it.
+const MESSAGE: usize = 4096;
 
 /// What the relay needs of a socket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
@@ -20,6 +27,8 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
     fn holds_back_writes(&self) -> bool;
     /// The close to come shall look like a failure to the peer.
     fn reset_on_close(&self);
+    /// The socket, if bytes may go to it and from it as they are.
+    fn bare(&self) -> Option<&TcpStream>;
     /// The lowest round trip to the peer lately, where that is known.
     fn lowest_rtt(&self) -> Option<Duration>;
 }
@@ -31,6 +40,13 @@ impl Wire for Io {
 
     fn reset_on_close(&self) {
         Io::reset_on_close(self);
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Io::Plain(tcp) => Some(tcp),
+            Io::Tls(_) => None,
+        }
     }
 
     fn lowest_rtt(&self) -> Option<Duration> {
@@ -61,7 +77,8 @@ enum Stage {
 /// One direction. `frames` is there when the bytes are WebSocket frames.
 #[derive(Debug, Default)]
 pub struct Pump {
-    kept: Option<Kept>,
+    /// Boxed, so that a tunnel at rest has no room for it.
+    kept: Option<Box<Kept>>,
     unflushed: bool,
     stage: Stage,
     frames: Option<Frames>,
@@ -69,12 +86,24 @@ pub struct Pump {
     goodbye: Option<Goodbye>,
     may_send_fin: bool,
     source_was_reset: bool,
+    flow: Flow,
 }
 
+/// What the source sends, as far as it can be told.
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+enum Flow {
+    #[default]
+    Messages,
+    Bulk,
+    /// The last piece of bulk was small. If nothing stands behind it, it was a message again.
+    Ebb,
+}
+
+/// What the reader would not take yet.
 #[derive(Debug)]
-struct Kept {
-    bytes: Box<[u8]>,
-    sent: usize,
+enum Kept {
+    Bytes { bytes: Box<[u8]>, sent: usize },
+    Piped(Pipe),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +182,11 @@ impl Pump {
 
     /// Bytes kept because the reader would not take them.
     pub fn kept_bytes(&self) -> usize {
-        self.kept.as_ref().map_or(0, |kept| kept.bytes.len() - kept.sent)
+        match self.kept.as_deref() {
+            None => 0,
+            Some(Kept::Bytes { bytes, sent }) => bytes.len() - sent,
+            Some(Kept::Piped(pipe)) => pipe.holds(),
+        }
     }
 
     /// Moves bytes until one side has nothing more to do. Ready when this direction has ended.
@@ -185,22 +218,55 @@ impl Pump {
                     self.say();
                     continue;
                 }
+                Stage::Open if self.flow != Flow::Messages => {
+                    if let Some(piped) = self.poll_pipe(cx, from, to) {
+                        moved(ready!(piped).map_err(Broken::Reading)?);
+                        continue;
+                    }
+                }
                 _ => {}
             }
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Reading)?;
             let bytes = buffer.filled();
             if bytes.is_empty() {
-                if self.source_was_reset {
-                    return Poll::Ready(Err(Broken::Reading(io::ErrorKind::ConnectionReset.into())));
-                }
-                self.source_ended();
+                self.source_ended().map_err(Broken::Reading)?;
             } else if self.stage == Stage::Open {
+                if bytes.len() == SCRATCH {
+                    self.flow = Flow::Bulk;
+                }
                 let pass = self.admit(bytes);
                 moved(pass);
                 self.write(cx, to, &bytes[..pass]).map_err(Broken::Writing)?;
             }
         }
+    }
+
+    /// Fills a pipe, to be drained as anything kept is. `None` where bytes must be looked at, or there is no pipe.
+    fn poll_pipe(&mut self, cx: &mut Context<'_>, from: &impl Wire, to: &impl Wire) -> Option<Poll<io::Result<usize>>> {
+        let (from, _to) = (from.bare()?, to.bare()?);
+        let most = self.frames.as_ref().map_or(pipe::MOST, Frames::unread_payload).min(pipe::MOST);
+        if most < SCRATCH {
+            return None;
+        }
+        let mut pipe = Pipe::borrow()?;
+        let filled = pipe.poll_fill(cx, from, most);
+        if filled.is_pending() && self.flow == Flow::Ebb {
+            self.flow = Flow::Messages;
+        }
+        Some(filled.map(|filled| {
+            let filled = filled?;
+            self.flow = if filled < MESSAGE { Flow::Ebb } else { Flow::Bulk };
+            if filled == 0 {
+                self.source_ended()?;
+            } else {
+                if let Some(frames) = &mut self.frames {
+                    frames.skip_payload(filled);
+                }
+                self.kept = Some(Box::new(Kept::Piped(pipe)));
+            }
+            Ok(filled)
+        }))
     }
 
     /// How many of these bytes still belong to the reader.
@@ -230,11 +296,15 @@ impl Pump {
         self.stage = Stage::Dropping { fin_sent: false };
     }
 
-    fn source_ended(&mut self) {
+    fn source_ended(&mut self) -> io::Result<()> {
+        if self.source_was_reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         self.stage = match self.stage {
             Stage::Dropping { fin_sent: true } => Stage::Ended,
             _ => Stage::Ending,
         };
+        Ok(())
     }
 
     fn write(&mut self, cx: &mut Context<'_>, to: &mut impl Wire, mut bytes: &[u8]) -> io::Result<()> {
@@ -254,16 +324,10 @@ impl Pump {
     }
 
     fn poll_kept(&mut self, cx: &mut Context<'_>, to: &mut impl Wire) -> Poll<io::Result<()>> {
-        while let Some(kept) = &mut self.kept {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &kept.bytes[kept.sent..]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            kept.sent += written;
-            if kept.sent == kept.bytes.len() {
-                self.kept = None;
-                self.unflushed |= to.holds_back_writes();
-            }
+        if let Some(kept) = &mut self.kept {
+            ready!(kept.poll_send(cx, to))?;
+            self.kept = None;
+            self.unflushed |= to.holds_back_writes();
         }
         if self.unflushed {
             ready!(Pin::new(&mut *to).poll_flush(cx))?;
@@ -275,7 +339,29 @@ impl Pump {
     fn keep(&mut self, bytes: &[u8]) {
         debug_assert!(self.kept.is_none(), "reading stops while something is kept");
         if !bytes.is_empty() {
-            self.kept = Some(Kept { bytes: bytes.into(), sent: 0 });
+            self.kept = Some(Box::new(Kept::Bytes { bytes: bytes.into(), sent: 0 }));
+        }
+    }
+}
+
+impl Kept {
+    /// Ready when the reader has all of it.
+    fn poll_send(&mut self, cx: &mut Context<'_>, to: &mut impl Wire) -> Poll<io::Result<()>> {
+        match self {
+            Kept::Piped(pipe) => match to.bare() {
+                Some(to) => pipe.poll_drain(cx, to),
+                None => unreachable!("a pipe is filled for a bare socket only"),
+            },
+            Kept::Bytes { bytes, sent } => {
+                while *sent < bytes.len() {
+                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &bytes[*sent..]))?;
+                    if written == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    *sent += written;
+                }
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -44,6 +44,17 @@ impl Frames {
         }
     }
 
+    /// Payload bytes still to come of the frame in progress.
+    pub fn unread_payload(&self) -> usize {
+        usize::try_from(self.payload).unwrap_or(usize::MAX)
+    }
+
+    /// Takes note of payload that passes unseen, no more than [`Frames::unread_payload`].
+    pub fn skip_payload(&mut self, bytes: usize) {
+        self.payload -= bytes as u64;
+        self.end_of_frame();
+    }
+
     /// Takes note of bytes up to the next border, and says how many those are; all of them if the border is further.
     pub fn pass_to_border(&mut self, bytes: &[u8]) -> usize {
         let mut passed = 0;

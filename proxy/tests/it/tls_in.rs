@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bench::harness::{EchoTcp, HttpStub, RawClient, TestCa, Workspace, WsEcho, eventually, http, tls, ws};
 use futures_util::{SinkExt, StreamExt};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion, version};
@@ -121,6 +123,73 @@ async fn a_session_is_resumed_also_after_a_reload() {
         }
         assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed], "{version:?}");
     }
+}
+
+/// How a client comes in, once it has had an answer, and with it its ticket.
+async fn comes_in(edge: &Edge, client: &Arc<ClientConfig>) -> HandshakeKind {
+    let stream = tls::connect(edge.address("web"), "im.test", client.clone()).await.unwrap();
+    let kind = stream.get_ref().1.handshake_kind().unwrap();
+    let answer = http::request_over(RawClient::over(stream), "im.test", "GET", "/", &[], b"").await.unwrap();
+    assert_eq!(answer.status, 200);
+    kind
+}
+
+/// Has an edge take these keys for tickets.
+async fn gives_ticket_keys(edge: &Edge, seeds: &[u8]) {
+    edge.workspace.replace("tickets.keys", ticket_keys(seeds)).unwrap();
+    let answer = edge.ask_reload().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+fn ticket_keys(seeds: &[u8]) -> String {
+    seeds.iter().map(|seed| BASE64_STANDARD.encode([*seed; 48]) + "\n").collect()
+}
+
+#[tokio::test]
+async fn a_session_goes_on_at_another_edge_with_the_same_ticket_keys_also_while_they_are_rotated() {
+    let ca = TestCa::new().unwrap();
+    let stub = HttpStub::start("one").await.unwrap();
+    let config = web_with(&format!("{TWO}\ntls.ticket-keys = \"tickets.keys\""), "", &[stub.address()]);
+    let start = async |seeds| {
+        let workspace = two_certificates(&ca);
+        workspace.write("tickets.keys", ticket_keys(seeds)).unwrap();
+        Edge::start_in(workspace, &config).await
+    };
+    for version in [&version::TLS12, &version::TLS13] {
+        let (one, other, stranger) = (start(&[1]).await, start(&[1]).await, start(&[9]).await);
+        let client = speaking(&ca, version);
+        assert_eq!(comes_in(&one, &client).await, HandshakeKind::Full);
+        assert_eq!(comes_in(&other, &client).await, HandshakeKind::Resumed);
+        // A new key is known everywhere before the first edge uses it.
+        for edge in [&one, &other] {
+            gives_ticket_keys(edge, &[1, 2]).await;
+        }
+        gives_ticket_keys(&one, &[2, 1]).await;
+        assert_eq!(comes_in(&one, &client).await, HandshakeKind::Resumed, "by a ticket of the old key");
+        assert_eq!(comes_in(&other, &client).await, HandshakeKind::Resumed, "by a ticket of the new key");
+        assert_eq!(comes_in(&one, &client).await, HandshakeKind::Resumed);
+        gives_ticket_keys(&other, &[3]).await;
+        assert_eq!(comes_in(&other, &client).await, HandshakeKind::Full, "{version:?}: the key is gone");
+        assert_eq!(comes_in(&stranger, &client).await, HandshakeKind::Full, "{version:?}: it never had the key");
+    }
+}
+
+#[tokio::test]
+async fn broken_ticket_keys_are_refused_and_those_before_stay() {
+    let ca = TestCa::new().unwrap();
+    let stub = HttpStub::start("one").await.unwrap();
+    let config = web_with(&format!("{TWO}\ntls.ticket-keys = \"tickets.keys\""), "", &[stub.address()]);
+    let workspace = two_certificates(&ca);
+    workspace.write("tickets.keys", ticket_keys(&[1])).unwrap();
+    let edge = Edge::start_in(workspace, &config).await;
+    let client = speaking(&ca, &version::TLS13);
+    assert_eq!(comes_in(&edge, &client).await, HandshakeKind::Full);
+    edge.workspace.replace("tickets.keys", "half a ke").unwrap();
+    let answer = edge.ask_reload().await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    assert!(answer.text().contains("tickets.keys is not base64 in line 1"), "{}", answer.text());
+    assert!(!answer.text().contains("half a ke"), "contents are never shown: {}", answer.text());
+    assert_eq!(comes_in(&edge, &client).await, HandshakeKind::Resumed);
 }
 
 /// A changed file behind an unchanged configuration was read again and then taken for nothing new, because what had been

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::findings::{Clusters, Findings, Scope};
@@ -128,7 +129,16 @@ fn checked_tls(raw: &Placed<RawListenerTls>, scope: &mut Scope<'_, '_>) -> Optio
         raw::listener::TlsVersion::V1_3 => TlsVersion::V1_3,
     };
     let certificates = raw.certificates.iter().map(|certificate| files_of(certificate, scope)).collect();
-    Some(ListenerTls { certificates, strict_sni: *raw.strict_sni, min_version })
+    let ticket_keys = raw.ticket_keys.as_ref().map(|written| ticket_keys_of(written, scope));
+    Some(ListenerTls { certificates, strict_sni: *raw.strict_sni, min_version, ticket_keys })
+}
+
+fn ticket_keys_of(written: &Placed<String>, scope: &mut Scope<'_, '_>) -> PathBuf {
+    let path = scope.path("ticket-keys", written);
+    if scope.findings.open == OpenFiles::Yes {
+        opened::ticket_keys(&path, written, scope);
+    }
+    path
 }
 
 fn files_of(raw: &RawCertificate, scope: &mut Scope<'_, '_>) -> CertificateFiles {

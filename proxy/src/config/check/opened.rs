@@ -17,6 +17,7 @@ use crate::affinity::keys::{self, TokenKeys};
 use crate::config::CertificateFiles;
 use crate::config::diagnostic::{Problem, Severity, line_and_column};
 use crate::config::raw::{Placed, RawCertificate};
+use crate::tls::TicketKeys;
 
 /// A chain, its key, and whether they belong together.
 pub(super) fn certificate(files: &CertificateFiles, raw: &RawCertificate, scope: &mut Scope<'_, '_>) {
@@ -139,6 +140,17 @@ pub(super) fn token(path: &Path, written: &Placed<String>, scope: &mut Scope<'_,
     warn_if_open_to_all(path, written, scope);
 }
 
+/// Who has these can read what was said in sessions that were resumed (RFC 5077 section 5).
+pub(super) fn ticket_keys(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
+    let Some(bytes) = read(path, written, scope) else { return };
+    if let Err(fault) = TicketKeys::parse(&String::from_utf8_lossy(&bytes)) {
+        let problem = scope.error(written.span(), format!("{} {fault}", path.display()));
+        problem.help("a key is a line of `openssl rand -base64 48`");
+        return;
+    }
+    warn_if_open_to_all(path, written, scope);
+}
+
 fn warn_if_open_to_all(path: &Path, written: &Placed<String>, scope: &mut Scope<'_, '_>) {
     let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
     if mode & 0o004 != 0 {
@@ -221,6 +233,31 @@ mod tests {
     fn with_tls(certificates: &str) -> String {
         let listener = "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n";
         format!("{listener}tls.certificates = [{certificates}]\n{CLUSTER}")
+    }
+
+    #[test]
+    fn ticket_keys_are_read_and_nobody_else_may_read_them() {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["im.example.com".to_owned()]).unwrap();
+        let (chain, key) = (cert.pem(), signing_key.serialize_pem());
+        let line = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
+        let files: [(&str, &[u8]); 5] = [
+            ("im.pem", chain.as_bytes()),
+            ("im.key", key.as_bytes()),
+            ("tickets.keys", line.as_bytes()),
+            ("open-token", line.as_bytes()),
+            ("short.keys", b"AAAA"),
+        ];
+        let with = |name: &str| {
+            let tls = with_tls("{ chain = \"im.pem\", key = \"im.key\" }");
+            tls.replace("]\n[clusters", &format!("]\ntls.ticket-keys = \"{name}\"\n[clusters"))
+        };
+        check(&with("tickets.keys"), &files, &[]);
+        let help = "\n   help: ";
+        let open = format!("main.toml:6:19: warning: everybody can read open-token{help}chmod 600 open-token");
+        check(&with("open-token"), &files, &[&open]);
+        let fault = "short.keys has 3 bytes in line 1, where a key has 48";
+        let short = format!("main.toml:6:19: error: {fault}{help}a key is a line of `openssl rand -base64 48`");
+        check(&with("short.keys"), &files, &[&short]);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub struct RawListenerTls {
     /// Oldest version of TLS that is spoken.
     #[serde(default = "defaults::min_tls_version")]
     pub min_version: TlsVersion,
+    /// File of keys for session tickets, the same on every edge: clients then resume at any of them. One a line, 48 bytes in
+    /// base64; the first makes tickets, all open them. By default each process has keys of its own.
+    pub ticket_keys: Option<Placed<String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
