@@ -21,7 +21,7 @@ const LONGEST_ID: usize = 128;
 
 /// Who sends the requests of a connection to us: its peer, or the client that the PROXY header names. Written down once,
 /// as all requests say it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Hop {
     pub address: IpAddr,
     text: Option<HeaderValue>,

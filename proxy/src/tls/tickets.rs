@@ -18,10 +18,10 @@ use rustls::server::ProducesTickets;
 
 use super::TlsError;
 
-/// As long as the library's own are good for.
-const LIFETIME: Duration = Duration::from_secs(6 * 3600);
+/// As long as rustls' own tickets are good for at most.
+const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
-/// What a key is found by in a ticket, and its secret: the lengths that nginx and HAProxy take, too.
+/// What a key is found by in a ticket, and its secret: 48 bytes together, which is a length that nginx and HAProxy take, too.
 const NAME: usize = 16;
 const SECRET: usize = 32;
 

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
@@ -28,7 +29,7 @@ thread_local! {
 
 #[derive(Default)]
 struct Pool {
-    idle: Vec<Ends>,
+    idle: Vec<Arc<Ends>>,
     lent: usize,
     #[cfg(test)]
     moved: usize,
@@ -43,7 +44,7 @@ struct Ends {
 /// A pipe on loan, and how many bytes are in it.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    ends: Option<Ends>,
+    ends: Arc<Ends>,
     holds: usize,
 }
 
@@ -56,7 +57,7 @@ impl Pipe {
             }
             let ends = pool.idle.pop().or_else(Ends::open)?;
             pool.lent += 1;
-            Some(Pipe { ends: Some(ends), holds: 0 })
+            Some(Pipe { ends, holds: 0 })
         })
     }
 
@@ -68,10 +69,9 @@ impl Pipe {
     /// Takes what the socket has, at most `most` bytes, into the empty pipe. 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<io::Result<usize>> {
         debug_assert!(self.holds == 0, "a full pipe and an empty socket say the same");
-        let Some(ends) = &self.ends else { return Poll::Ready(Ok(0)) };
-        let moved = ready!(poll_splice(cx, from, Interest::READABLE, || {
-            splice(from, None, &ends.into, None, most, flags())
-        }))?;
+        let into = &self.ends.into;
+        let moved =
+            ready!(poll_splice(cx, from, Interest::READABLE, || splice(from, None, into, None, most, flags())))?;
         self.holds = moved;
         #[cfg(test)]
         POOL.with_borrow_mut(|pool| pool.moved += moved);
@@ -80,10 +80,10 @@ impl Pipe {
 
     /// Gives all that it holds to the socket.
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
-        while let Some(ends) = self.ends.as_ref().filter(|_| self.holds > 0) {
-            let moved = ready!(poll_splice(cx, to, Interest::WRITABLE, || {
-                splice(&ends.out, None, to, None, self.holds, flags())
-            }))?;
+        while self.holds > 0 {
+            let (out, holds) = (&self.ends.out, self.holds);
+            let moved =
+                ready!(poll_splice(cx, to, Interest::WRITABLE, || splice(out, None, to, None, holds, flags())))?;
             if moved == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -95,24 +95,22 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        let ends = self.ends.take().filter(|_| self.holds == 0);
         // A tunnel that outlives its worker's thread has nowhere to give it back to.
         let _closed_with_its_thread = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             pool.lent -= 1;
-            if let Some(ends) = ends
-                && pool.idle.len() < IDLE
-            {
-                pool.idle.push(ends);
+            // One with bytes in it is closed, and they with it: nobody else may get them.
+            if self.holds == 0 && pool.idle.len() < IDLE {
+                pool.idle.push(self.ends.clone());
             }
         });
     }
 }
 
 impl Ends {
-    fn open() -> Option<Ends> {
+    fn open() -> Option<Arc<Ends>> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        Some(Ends { out, into })
+        Some(Arc::new(Ends { out, into }))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Bytes are read into the worker's scratch buffer and written from it. Only what the other side would not take is
 //! kept, in a buffer of just that size, and reading stops until it is gone: at most one scratch buffer's worth a
-//! direction, whatever the peers do. A source that fills the scratch buffer sends bulk: as long as it does, and both
+//! direction, whatever the peers do. A source that fills the scratch buffer sends bulk: until it has no more, and if both
 //! sockets are bare, a [`Pipe`] of the worker's takes the place of the buffer.
 
 use std::io;
@@ -232,9 +232,7 @@ impl Pump {
             if bytes.is_empty() {
                 self.source_ended().map_err(Broken::Reading)?;
             } else if self.stage == Stage::Open {
-                if bytes.len() == SCRATCH {
-                    self.flow = Flow::Bulk;
-                }
+                self.flow = if bytes.len() == SCRATCH { Flow::Bulk } else { Flow::Messages };
                 let pass = self.admit(bytes);
                 moved(pass);
                 self.write(cx, to, &bytes[..pass]).map_err(Broken::Writing)?;
