@@ -22,9 +22,11 @@ fn im(endpoint: &EchoTcp) -> String {
     cluster("im", "health.off = true", &[endpoint.address()])
 }
 
+/// Waits until nobody listens there. Not by connecting: until then the edge would serve that client, too.
 async fn refuses(address: SocketAddr) {
-    let refused = async || RawClient::connect(address).await.is_err().then_some(());
-    eventually(SOON, "a closed port", refused).await.unwrap();
+    let unbound = async || std::net::TcpListener::bind(address).is_ok().then_some(());
+    eventually(SOON, "a closed port", unbound).await.unwrap();
+    assert!(RawClient::connect(address).await.is_err());
 }
 
 #[tokio::test]
