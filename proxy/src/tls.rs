@@ -3,6 +3,8 @@
 //! Certificates are read and checked when a snapshot is made, so a half-written pair is refused and the old one stays.
 //! Session tickets belong to the process, or to all edges with the same keys: clients that resume do so over any reload.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod session;
 mod socket;
 mod tickets;

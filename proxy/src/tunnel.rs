@@ -182,6 +182,9 @@ impl<W: Wire> Tunnel<W> {
             return Poll::Ready(self.break_off(Side::Client));
         }
         self.note_close();
+        if up.is_ready() {
+            self.to_client.is_last();
+        }
         if self.leaving().is_some() && self.client_has_answered() {
             self.to_client.goodbye_answered();
         }
@@ -193,6 +196,9 @@ impl<W: Wire> Tunnel<W> {
             return Poll::Ready(self.break_off(Side::Endpoint));
         }
         self.note_close();
+        if down.is_ready() {
+            self.to_endpoint.is_last();
+        }
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(self.outcome());
         }

@@ -128,7 +128,7 @@ impl TlsSocket {
             let _told_or_not = self.poll_send(cx);
             invalid(error)
         })?;
-        // An answer to the peer's key update goes out as soon as the socket takes it.
+        // What the peer is told because of it (the server's flight, an alert) need not wait for a write.
         if self.holds_back_writes()
             && let Poll::Ready(sent) = self.poll_send(cx)
         {
@@ -187,10 +187,14 @@ impl AsyncRead for TlsSocket {
         }
         let before = buf.filled().len();
         while !this.session.peer_has_closed() && buf.filled().len() == before {
-            // A peer that closes TCP without close_notify: for us an end like any other, since the protocols inside
-            // (HTTP, WebSocket, IM frames) know their own ends.
-            if ready!(this.poll_receive(cx, buf))? == Received::End {
-                break;
+            match ready!(this.poll_receive(cx, buf)) {
+                Ok(Received::Bytes) => {}
+                // A peer that closes TCP without close_notify: for us an end like any other, since the protocols inside
+                // (HTTP, WebSocket, IM frames) know their own ends.
+                Ok(Received::End) => break,
+                // What came before it counts, a last message perhaps; the next read hears of the failure.
+                Err(_told_again) if buf.filled().len() > before => break,
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         Poll::Ready(Ok(()))

@@ -23,7 +23,7 @@ const MESSAGE: usize = 4096;
 
 /// What the relay needs of a socket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
-    /// Whether written bytes may wait inside until a flush.
+    /// Whether bytes that it took are still inside, and need a flush.
     fn holds_back_writes(&self) -> bool;
     /// The close to come shall look like a failure to the peer.
     fn reset_on_close(&self);
@@ -79,13 +79,14 @@ enum Stage {
 pub struct Pump {
     /// Boxed, so that a tunnel at rest has no room for it.
     kept: Option<Box<Kept>>,
-    unflushed: bool,
     stage: Stage,
     frames: Option<Frames>,
     /// Said to the reader at the next border, before nothing more is sent.
     goodbye: Option<Goodbye>,
     may_send_fin: bool,
     source_was_reset: bool,
+    /// The other direction has ended: when this one does, both sockets are closed.
+    is_last: bool,
     flow: Flow,
 }
 
@@ -148,7 +149,6 @@ impl Pump {
     /// The reader takes nothing any more: what still comes is read and dropped, so that the source's end is seen.
     pub fn reader_is_gone(&mut self) {
         self.kept = None;
-        self.unflushed = false;
         self.goodbye = None;
         if self.stage != Stage::Ended {
             self.stage = Stage::Dropping { fin_sent: true };
@@ -159,6 +159,11 @@ impl Pump {
     /// ordinary end where there was none.
     pub fn source_was_reset(&mut self) {
         self.source_was_reset = true;
+    }
+
+    /// The other direction has ended.
+    pub fn is_last(&mut self) {
+        self.is_last = true;
     }
 
     /// The reader has answered the goodbye: its stream may end now.
@@ -204,6 +209,11 @@ impl Pump {
             ready!(self.poll_kept(cx, to)).map_err(Broken::Writing)?;
             match self.stage {
                 Stage::Ended => return Poll::Ready(Ok(())),
+                Stage::Ending if self.is_last && to.bare().is_some() => {
+                    // The close says so just as well.
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Ok(()));
+                }
                 Stage::Ending => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::Writing)?;
                     self.stage = Stage::Ended;
@@ -306,7 +316,6 @@ impl Pump {
     }
 
     fn write(&mut self, cx: &mut Context<'_>, to: &mut impl Wire, mut bytes: &[u8]) -> io::Result<()> {
-        self.unflushed |= to.holds_back_writes();
         while !bytes.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -325,13 +334,15 @@ impl Pump {
         if let Some(kept) = &mut self.kept {
             ready!(kept.poll_send(cx, to))?;
             self.kept = None;
-            self.unflushed |= to.holds_back_writes();
         }
-        if self.unflushed {
+        if to.holds_back_writes() && !self.is_done_with_reader() {
             ready!(Pin::new(&mut *to).poll_flush(cx))?;
-            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn is_done_with_reader(&self) -> bool {
+        matches!(self.stage, Stage::Ended | Stage::Dropping { fin_sent: true })
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -1,25 +1,34 @@
 //! The relay over real sockets: peers that send, read, rest, end and break off by random schedules, both at once. With
-//! small kernel buffers, so that writes are short and readers slow, or with large ones, so that bulk goes through pipes.
+//! small kernel buffers, so that writes are short and readers slow, or with large ones, so that bulk goes through pipes;
+//! with TLS on either side, on both, or on none.
 //!
 //! What one peer got is what the other sent, from its beginning, each byte once and in order; all of it, unless somebody
-//! broke off or the client was asked to leave. When it is over, no lease, registry entry or descriptor is left.
+//! broke off or the client was asked to leave. When it is over, no lease, registry entry or descriptor is left; descriptors
+//! are the process's, so each test has one to itself (as cargo-nextest runs them).
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::either::Either;
 
 use super::fixture::{Fixture, pattern};
 use super::{Framing, SCRATCH, Tunnel, pipe};
 use crate::registry::{Command, LeaveReason};
 use crate::stream::Io;
+use crate::tls::TlsSocket;
+use crate::tls::fixture::{client_config, name, server_config};
 
 /// More than any of these takes, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Nobody is cut for being slow here.
+const CLOSE_WAIT: Duration = Duration::from_secs(60);
 
 /// What a peer does with the half that it writes to; the other half is read meanwhile.
 #[derive(Debug, Clone)]
@@ -55,6 +64,22 @@ enum Told {
 enum Buffers {
     Small,
     AsTheKernelLikes,
+}
+
+/// What speaks on a socket, at the peer's end. At the relay's it is the code under test.
+type Socket = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Which sockets have TLS on them.
+#[derive(Debug, Clone, Copy)]
+struct Secured {
+    client: bool,
+    endpoint: bool,
+}
+
+fn secured() -> impl Strategy<Value = Secured> {
+    let bare = Secured { client: false, endpoint: false };
+    let any = any::<[bool; 2]>().prop_map(|[client, endpoint]| Secured { client, endpoint });
+    prop_oneof![1 => Just(bare), 1 => any]
 }
 
 fn buffers() -> impl Strategy<Value = Buffers> {
@@ -104,8 +129,48 @@ async fn pair(buffers: Buffers) -> (TcpStream, TcpStream) {
     (one, other)
 }
 
+/// A client's end, and the relay's end of it.
+async fn with_client(buffers: Buffers, secured: bool) -> (Socket, Io) {
+    let (ours, theirs) = pair(buffers).await;
+    if !secured {
+        return (Either::Left(ours), Io::Plain(theirs));
+    }
+    let connector = TlsConnector::from(client_tls());
+    let (ours, theirs) = tokio::join!(connector.connect(name(), ours), TlsSocket::accept(theirs, server_tls()));
+    (Either::Right(ours.unwrap().into()), Io::Tls(Box::new(theirs.unwrap())))
+}
+
+/// The relay's end, and an endpoint's end of it.
+async fn with_endpoint(buffers: Buffers, secured: bool) -> (Io, Socket) {
+    let (theirs, ours) = pair(buffers).await;
+    if !secured {
+        return (Io::Plain(theirs), Either::Left(ours));
+    }
+    let acceptor = TlsAcceptor::from(server_tls());
+    let (theirs, ours) = tokio::join!(TlsSocket::connect(theirs, client_tls(), name()), acceptor.accept(ours));
+    (Io::Tls(Box::new(theirs.unwrap())), Either::Right(ours.unwrap().into()))
+}
+
+/// One certificate for all: to make one takes longer than to play most schedules.
+fn server_tls() -> Arc<rustls::ServerConfig> {
+    static CONFIG: LazyLock<Arc<rustls::ServerConfig>> = LazyLock::new(|| server_config(0));
+    CONFIG.clone()
+}
+
+fn client_tls() -> Arc<rustls::ClientConfig> {
+    static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| client_config(0, &rustls::version::TLS13));
+    CONFIG.clone()
+}
+
+fn tcp(socket: &Socket) -> &TcpStream {
+    match socket {
+        Either::Left(tcp) => tcp,
+        Either::Right(tls) => tls.get_ref().0,
+    }
+}
+
 /// Sends the stream in the pieces of the schedule, and what is left at the end. `None` when it broke off.
-async fn write(peer: &Peer, stream: &[u8], mut half: OwnedWriteHalf) -> Option<OwnedWriteHalf> {
+async fn write(peer: &Peer, stream: &[u8], mut half: WriteHalf<Socket>) -> Option<WriteHalf<Socket>> {
     let mut at = 0;
     for write in &peer.writes {
         match write {
@@ -113,12 +178,12 @@ async fn write(peer: &Peer, stream: &[u8], mut half: OwnedWriteHalf) -> Option<O
             Write::Bytes(bytes) => {
                 let end = (at + bytes).min(stream.len());
                 half.write_all(&stream[at..end]).await.ok()?;
+                half.flush().await.ok()?;
                 at = end;
             }
         }
     }
     if peer.breaks_off {
-        SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO)).unwrap();
         return None;
     }
     half.write_all(&stream[at..]).await.ok()?;
@@ -127,7 +192,7 @@ async fn write(peer: &Peer, stream: &[u8], mut half: OwnedWriteHalf) -> Option<O
 }
 
 /// All that comes, and whether it ended as a stream should.
-async fn read(peer: &Peer, mut half: OwnedReadHalf) -> (Vec<u8>, bool) {
+async fn read(peer: &Peer, mut half: ReadHalf<Socket>) -> (Vec<u8>, bool) {
     let mut got = Vec::new();
     let then = Read { at_once: SCRATCH, rest: 0 };
     for Read { at_once, rest: turns } in peer.reads.iter().chain(std::iter::repeat(&then)) {
@@ -143,9 +208,12 @@ async fn read(peer: &Peer, mut half: OwnedReadHalf) -> (Vec<u8>, bool) {
 }
 
 /// Plays a peer. A peer that breaks off reads no more: dropping both halves resets the connection.
-async fn play(peer: &Peer, stream: &[u8], socket: TcpStream) -> (Vec<u8>, bool) {
-    let (reading, writing) = socket.into_split();
-    let broke_off = std::sync::Arc::new(tokio::sync::Notify::new());
+async fn play(peer: &Peer, stream: &[u8], socket: Socket) -> (Vec<u8>, bool) {
+    if peer.breaks_off {
+        SockRef::from(tcp(&socket)).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let (reading, writing) = split(socket);
+    let broke_off = Arc::new(tokio::sync::Notify::new());
     let reader = async {
         tokio::select! {
             biased;
@@ -173,6 +241,7 @@ const CLOSE: [u8; 4] = [0x88, 2, 0x03, 0xf4];
 struct Run {
     framing: Framing,
     buffers: Buffers,
+    secured: Secured,
     client: (Peer, Vec<u8>),
     endpoint: (Peer, Vec<u8>),
     told: Told,
@@ -183,9 +252,9 @@ async fn run(run: &Run) -> Result<[(Vec<u8>, bool); 2], TestCaseError> {
     let Fixture { registered, trip, load, registry } = Fixture::new();
     let before = descriptors() - pipe::descriptors().0;
     let entry = registered.entry().clone();
-    let ((client, a), (b, endpoint)) = (pair(run.buffers).await, pair(run.buffers).await);
-    let close_wait = Duration::from_secs(10);
-    let tunnel = Tunnel::new(Io::Plain(a), Io::Plain(b), run.framing, &[], registered, trip, close_wait);
+    let (client, a) = with_client(run.buffers, run.secured.client).await;
+    let (b, endpoint) = with_endpoint(run.buffers, run.secured.endpoint).await;
+    let tunnel = Tunnel::new(a, b, run.framing, &[], registered, trip, CLOSE_WAIT);
     let tunnel = tokio::spawn(tunnel);
     let command = async {
         match run.told {
@@ -279,14 +348,24 @@ fn stream_of(frames: &[usize], masked: bool) -> Vec<u8> {
     stream
 }
 
-/// Where one of the frames ends and the next begins.
+/// Where one of the server's frames ends and the next begins.
 fn is_border(frames: &[usize], at: usize) -> bool {
-    (0..=frames.len()).any(|whole| stream_of(&frames[..whole], false).len() == at)
+    let mut end = 0;
+    let ends = frames.iter().map(|length| {
+        let head = match length {
+            0..126 => 2,
+            126..65_536 => 4,
+            _ => 10,
+        };
+        end += head + length;
+        end
+    });
+    at == 0 || ends.into_iter().any(|end| end == at)
 }
 
 /// Every case opens sockets of its own; so many a test are seconds.
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: 150, ..ProptestConfig::default() }
+    ProptestConfig { cases: 100, ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -298,10 +377,11 @@ proptest! {
         endpoint in peers(),
         told in told(),
         buffers in buffers(),
+        secured in secured(),
     ) {
         let (sent, answered) = (pattern(0, length(&client)), pattern(7, length(&endpoint)));
         let (client, endpoint) = ((client, sent), (endpoint, answered));
-        check(&Run { framing: Framing::Opaque, buffers, client, endpoint, told }, |_anywhere| true)?;
+        check(&Run { framing: Framing::Opaque, buffers, secured, client, endpoint, told }, |_anywhere| true)?;
     }
 
     #[test]
@@ -312,10 +392,11 @@ proptest! {
         from_endpoint in frames(),
         told in told(),
         buffers in buffers(),
+        secured in secured(),
     ) {
         let client = (client, stream_of(&from_client, true));
         let endpoint = (endpoint, stream_of(&from_endpoint, false));
-        let run = Run { framing: Framing::WebSocket, buffers, client, endpoint, told };
+        let run = Run { framing: Framing::WebSocket, buffers, secured, client, endpoint, told };
         check(&run, |at| is_border(&from_endpoint, at))?;
     }
 }
@@ -328,7 +409,8 @@ fn bulk_goes_through_a_pipe_and_messages_do_not() {
         let client = (quiet(vec![Write::Bytes(bytes)]), pattern(0, bytes));
         let endpoint = (quiet(Vec::new()), Vec::new());
         let buffers = Buffers::AsTheKernelLikes;
-        let played = Run { framing: Framing::Opaque, buffers, client, endpoint, told: Told::Nothing };
+        let secured = Secured { client: false, endpoint: false };
+        let played = Run { framing: Framing::Opaque, buffers, secured, client, endpoint, told: Told::Nothing };
         let [_, (got, ended)] = on_one_thread(run(&played)).unwrap();
         assert!(ended && got == played.client.1);
         pipe::moved() - before
@@ -345,8 +427,7 @@ fn a_frame_that_went_through_a_pipe_ends_where_its_head_said() {
         let entry = registered.entry().clone();
         let large = Buffers::AsTheKernelLikes;
         let ((mut client, a), (b, mut endpoint)) = (pair(large).await, pair(large).await);
-        let close_wait = Duration::from_secs(10);
-        let tunnel = Tunnel::new(Io::Plain(a), Io::Plain(b), Framing::WebSocket, &[], registered, trip, close_wait);
+        let tunnel = Tunnel::new(Io::Plain(a), Io::Plain(b), Framing::WebSocket, &[], registered, trip, CLOSE_WAIT);
         let tunnel = tokio::spawn(tunnel);
         let stream = stream_of(&[3_000_000], false);
         let mut got = vec![0; stream.len() + 4];

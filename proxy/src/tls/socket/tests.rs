@@ -3,48 +3,12 @@
 use std::io::{Read, Write};
 
 use proptest::prelude::*;
-use rustls::crypto::ring::default_provider;
 use rustls::{ClientConnection, ServerConnection};
-use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::tls::AcceptAny;
-
-fn certificate() -> (rustls_pki_types::CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let made = rcgen::generate_simple_self_signed(["im.example.com".to_owned()]).unwrap();
-    (made.cert.der().clone(), PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap())
-}
-
-/// With a certificate that is followed by so many more that nobody asked for.
-fn server_config(more: usize) -> Arc<ServerConfig> {
-    let (certificate, key) = certificate();
-    let chain = vec![certificate; 1 + more];
-    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    Arc::new(config)
-}
-
-/// That offers so many protocols of 250 bytes each.
-fn client_config(protocols: usize, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAny))
-        .with_no_client_auth();
-    config.alpn_protocols = (0..protocols).map(|number| format!("{number:0250}").into_bytes()).collect();
-    Arc::new(config)
-}
-
-fn name() -> ServerName<'static> {
-    ServerName::try_from("im.example.com").unwrap()
-}
+use crate::tls::fixture::{client_config, name, server_config};
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -89,6 +53,36 @@ async fn a_handshake_message_may_be_as_large_as_rustls_takes_it() {
             talk(client.unwrap(), server.unwrap()).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_came_before_a_broken_record_is_read() {
+    let (client, mut server) = pair().await;
+    let tls = TlsSocket::connect(client, client_config(0, &rustls::version::TLS13), name());
+    let peer = async {
+        let mut peer = ServerConnection::new(server_config(0)).unwrap();
+        while peer.is_handshaking() {
+            let mut bytes = vec![0; 4096];
+            let read = server.read(&mut bytes).await.unwrap();
+            peer.read_tls(&mut &bytes[..read]).unwrap();
+            peer.process_new_packets().unwrap();
+            let mut answer = Vec::new();
+            peer.write_tls(&mut answer).unwrap();
+            server.write_all(&answer).await.unwrap();
+        }
+        peer.writer().write_all(b"last words").unwrap();
+        let mut bytes = Vec::new();
+        while peer.wants_write() {
+            peer.write_tls(&mut bytes).unwrap();
+        }
+        bytes.extend([0x17, 3, 3, 0, 20]);
+        bytes.extend([0; 20]);
+        server.write_all(&bytes).await.unwrap();
+    };
+    let (tls, ()) = tokio::join!(tls, peer);
+    let (mut tls, mut said) = (tls.unwrap(), Vec::new());
+    let error = tls.read_to_end(&mut said).await.unwrap_err();
+    assert_eq!((said, error.kind()), (b"last words".to_vec(), io::ErrorKind::InvalidData));
 }
 
 /// Records of one byte each make six of every byte, and hardly any message of them; what does not fit is refused.
