@@ -8,17 +8,17 @@
 //! entries out in small batches.
 
 mod life;
+mod slot;
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use atomic_waker::AtomicWaker;
 use slab::Slab;
 
 pub use self::life::{Life, Sign};
+use self::slot::Slot;
 use crate::cluster::EndpointState;
 use crate::config::Signals;
 use crate::listener::ListenerIdentity;
@@ -93,7 +93,26 @@ pub enum Command {
     Cut(LeaveReason),
 }
 
-const CUT: u8 = 0x80;
+impl Command {
+    fn code(self) -> u8 {
+        match self {
+            Command::Leave(reason) => reason as u8,
+            Command::Cut(reason) => reason as u8 | slot::FINAL,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Command> {
+        let reason = LeaveReason::from_code(code & !slot::FINAL)?;
+        Some(if code & slot::FINAL == 0 { Command::Leave(reason) } else { Command::Cut(reason) })
+    }
+}
+
+/// What the slot is made of.
+mod primitives {
+    pub(super) use std::sync::atomic::AtomicU8;
+
+    pub(super) use atomic_waker::AtomicWaker;
+}
 
 /// One downstream connection.
 pub struct Entry {
@@ -111,8 +130,7 @@ pub struct Entry {
     /// The sweeper's own notes: the byte count it saw last, and for how long it has not changed.
     swept_bytes: AtomicU64,
     quiet_ms: AtomicU32,
-    command: AtomicU8,
-    waker: AtomicWaker,
+    slot: Slot,
     /// TCP trips and HTTP requests that have begun.
     trips: AtomicU32,
 }
@@ -129,8 +147,7 @@ impl Entry {
             idle_limit_ms: AtomicU32::new(0),
             swept_bytes: AtomicU64::new(0),
             quiet_ms: AtomicU32::new(0),
-            command: AtomicU8::new(0),
-            waker: AtomicWaker::new(),
+            slot: Slot::default(),
             trips: AtomicU32::new(0),
         }
     }
@@ -181,44 +198,33 @@ impl Entry {
 
     /// Puts a command into the slot and wakes the task. A cut replaces a leave, never the other way round.
     pub fn tell(&self, command: Command) {
-        let code = match command {
-            Command::Leave(reason) => reason as u8,
-            Command::Cut(reason) => reason as u8 | CUT,
-        };
-        let replaced = self.command.fetch_update(AcqRel, Acquire, |old| (old & CUT == 0).then_some(code));
-        if replaced.is_ok() {
-            self.waker.wake();
-        }
+        self.slot.tell(command.code());
     }
 
     pub fn command(&self) -> Option<Command> {
-        let code = self.command.load(Acquire);
-        let reason = LeaveReason::from_code(code & !CUT)?;
-        Some(if code & CUT == 0 { Command::Leave(reason) } else { Command::Cut(reason) })
+        Command::from_code(self.slot.command())
     }
 
-    /// Whoever drives this connection wants to be woken by the next command.
-    pub fn wake_on_command(&self, waker: &Waker) {
-        self.waker.register(waker);
+    /// What this connection was told, if anything. Its task is woken by the next command, for which `listens` is its note.
+    pub fn poll_command(&self, cx: &Context<'_>, listens: &mut bool) -> Option<Command> {
+        Command::from_code(self.slot.listen(cx.waker(), listens))
     }
 
     /// Resolves at the next command, or at once when there is one.
     pub async fn commanded(&self) -> Command {
-        std::future::poll_fn(|cx| {
-            self.wake_on_command(cx.waker());
-            self.command().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-        })
-        .await
+        self.until(Some).await
     }
 
     /// Resolves when the connection is cut.
     pub async fn cut(&self) -> LeaveReason {
+        self.until(|command| if let Command::Cut(reason) = command { Some(reason) } else { None }).await
+    }
+
+    async fn until<T>(&self, wanted: impl Fn(Command) -> Option<T>) -> T {
         std::future::poll_fn(|cx| {
-            self.wake_on_command(cx.waker());
-            match self.command() {
-                Some(Command::Cut(reason)) => std::task::Poll::Ready(reason),
-                _ => std::task::Poll::Pending,
-            }
+            // Others of the same task may have listened since, under a waker of their own.
+            let command = self.poll_command(cx, &mut false);
+            command.and_then(&wanted).map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }

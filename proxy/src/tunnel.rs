@@ -329,13 +329,9 @@ impl<W: Wire> Future for Tunnel<W> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !this.listens || this.registered.command().is_some() {
-            // Once is enough until a command comes: a task keeps its waker for life, and a tunnel is spawned, never moved
-            // to another task. A command takes the waker away, and a cut may follow a leave.
-            this.registered.wake_on_command(cx.waker());
-            this.listens = true;
-        }
-        let told = this.registered.command().map_or(Poll::Pending, |command| this.obey(command));
+        // A tunnel is spawned once and never moved to another task.
+        let command = this.registered.poll_command(cx, &mut this.listens);
+        let told = command.map_or(Poll::Pending, |command| this.obey(command));
         let outcome = match told {
             Poll::Ready(outcome) => Poll::Ready(outcome),
             Poll::Pending => match this.poll_farewell(cx) {
