@@ -251,7 +251,7 @@ async fn a_broken_certificate_is_refused_and_the_one_before_stays() {
 async fn a_handshake_that_stalls_or_is_none_ends_the_connection() {
     let ca = TestCa::new().unwrap();
     let echo = EchoTcp::start().await.unwrap();
-    let keys = format!("{TWO}\ntimeouts.tls-handshake = \"300ms\"");
+    let keys = format!("{TWO}\ntimeouts.tls-handshake = \"2s\"");
     let edge = Edge::start_in(two_certificates(&ca), &tcp_with(&keys, "", &[echo.address()])).await;
     let mut silent = RawClient::connect(edge.address("im")).await.unwrap();
     silent.expect_eof().await.unwrap();
