@@ -189,12 +189,17 @@ struct Slots {
 
 impl Ring {
     fn new() -> Ring {
-        // The whole room at once, so that no pick after the first allocates; its pages cost nothing until they are written.
-        Ring(Mutex::new(Slots { entries: Vec::with_capacity(KEPT), next: 0 }))
+        Ring(Mutex::new(Slots { entries: Vec::new(), next: 0 }))
     }
 
     pub fn note(&self, decision: Decision) {
         let Slots { entries, next } = &mut *self.slots();
+        if entries.is_empty() {
+            // The whole room at once, and each page of it written: no pick after the first allocates, and memory does not
+            // seem to grow with the clients of the first minutes.
+            *entries = vec![decision; KEPT];
+            entries.clear();
+        }
         match entries.get_mut(*next) {
             Some(oldest) => *oldest = decision,
             None => entries.push(decision),
@@ -268,8 +273,8 @@ mod tests {
     fn a_ring_keeps_the_last_picks_of_its_worker_and_never_grows() {
         let decisions = Decisions::default();
         let (ring, other) = (decisions.join(), decisions.join());
-        let room = ring.slots().entries.capacity();
         other.note(refused(1));
+        let room = other.slots().entries.capacity();
         for connection in 2..2 + KEPT as u64 {
             ring.note(refused(connection));
         }

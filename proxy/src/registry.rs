@@ -289,6 +289,10 @@ impl Registry {
         Registered { registry: self.clone(), shard, key, entry }
     }
 
+    pub fn workers(&self) -> usize {
+        self.shards.len()
+    }
+
     /// A number that no other connection of this process has.
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed)

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
 use crate::tls::Tickets;
+use crate::tunnel;
 
 pub struct State {
     pub snapshot: ArcSwap<Snapshot>,
@@ -190,10 +191,11 @@ impl State {
     }
 
     /// Downstream connections in all that this process takes: as configured, else what descriptors allow. Two a
-    /// connection (client and endpoint), and some for listeners, probes, logs and the admin side.
+    /// connection (client and endpoint), some for listeners, probes, logs and the admin side, and the pipes of each worker.
     pub fn max_connections(&self, configured: Option<std::num::NonZeroUsize>) -> usize {
         const RESERVED: usize = 256;
-        let possible = self.descriptors.saturating_sub(RESERVED) / 2;
+        let reserved = RESERVED + tunnel::PIPE_DESCRIPTORS * self.registry.workers();
+        let possible = self.descriptors.saturating_sub(reserved) / 2;
         configured.map_or(possible, |configured| configured.get().min(possible)).max(1)
     }
 }
@@ -256,8 +258,9 @@ pub(crate) mod tests {
     #[test]
     fn connections_are_limited_by_descriptors_too() {
         let state = state();
-        assert_eq!(state.max_connections(None), (20_000 - 256) / 2);
+        let possible = (20_000 - 256 - 2 * 64) / 2;
+        assert_eq!(state.max_connections(None), possible);
         assert_eq!(state.max_connections(std::num::NonZeroUsize::new(50)), 50);
-        assert_eq!(state.max_connections(std::num::NonZeroUsize::new(50_000)), (20_000 - 256) / 2);
+        assert_eq!(state.max_connections(std::num::NonZeroUsize::new(50_000)), possible);
     }
 }

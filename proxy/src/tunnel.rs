@@ -27,6 +27,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use policies::{Failure, Kind};
+pub use pipe::DESCRIPTORS as PIPE_DESCRIPTORS;
 pub use pump::{Broken, Pump, Wire};
 use tokio::time::Sleep;
 

@@ -110,6 +110,10 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
 /// pingora's own 128 are fewer than a crowd of clients needs at once: those beyond were closed and opened anew.
 const POOLED: usize = 4096;
 
+/// At most this part of the process's descriptors are for them: they are counted for no client, and the clients that come
+/// next need two each.
+const POOLED_SHARE: usize = 8;
+
 /// Runs pingora's server until [`Exit`] says that it is over.
 fn serve(
     state: &Arc<State>,
@@ -122,7 +126,7 @@ fn serve(
         // One thread a service, and what it spawns stays on it.
         work_stealing: false,
         max_retries: usize::from(MAX_TRIES),
-        upstream_keepalive_pool_size: POOLED,
+        upstream_keepalive_pool_size: POOLED.min(state.descriptors / POOLED_SHARE / worker_ends.len().max(1)),
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);

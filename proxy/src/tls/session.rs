@@ -90,6 +90,11 @@ impl Session {
         self.incoming.len()
     }
 
+    /// Bytes that wait for the rest of their record, or of their handshake message.
+    pub(super) fn kept_incoming(&self) -> usize {
+        self.incoming.len()
+    }
+
     /// Takes ciphertext and gives the plaintext in it to `plain`, record by record. What the peer is to be told because
     /// of it waits in [`Session::unsent`].
     ///

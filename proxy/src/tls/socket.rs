@@ -3,7 +3,7 @@
 //! Reads go through a buffer of the thread, in which they are decrypted; writes are encrypted into another and sent from
 //! there. Only what the reader had no room for, or the socket would not take, is kept with the connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -23,6 +23,12 @@ const READ: usize = 32 * 1024;
 /// quarter (RFC 8446 section 5.2), a message of the handshake at most 64 KiB (rustls), which come in records.
 const INCOMING: usize = 64 * 1024 + READ;
 
+/// The most that a record takes, its head included.
+const RECORD: usize = 5 + 16 * 1024 + 2048;
+/// Connections of a thread that may be in the middle of a handshake message of more than a record at once, each with as
+/// much as [`INCOMING`] kept for it. Hardly any certificate chain is as large, and no hello.
+const LARGE_MESSAGES: usize = 64;
+
 const TOO_MANY_PIECES: &str = "a message of the TLS handshake in more records than are taken";
 
 /// What the connections of a thread take turns with.
@@ -31,7 +37,10 @@ struct Scratch {
     outgoing: Box<[u8]>,
 }
 
+const TOO_MANY_LARGE: &str = "too many large messages of TLS handshakes at once";
+
 thread_local! {
+    static LARGE: Cell<usize> = const { Cell::new(0) };
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         incoming: vec![0; INCOMING].into_boxed_slice(),
         outgoing: vec![0; ENCRYPTED_ROOM].into_boxed_slice(),
@@ -44,6 +53,26 @@ pub struct TlsSocket {
     session: Session,
     /// Decrypted, and not taken by the reader yet.
     plain: Plain,
+    large: Option<LargeMessage>,
+}
+
+/// One of the [`LARGE_MESSAGES`].
+struct LargeMessage(());
+
+impl LargeMessage {
+    fn begin() -> io::Result<LargeMessage> {
+        if LARGE.get() == LARGE_MESSAGES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, TOO_MANY_LARGE));
+        }
+        LARGE.set(LARGE.get() + 1);
+        Ok(LargeMessage(()))
+    }
+}
+
+impl Drop for LargeMessage {
+    fn drop(&mut self) {
+        LARGE.set(LARGE.get() - 1);
+    }
 }
 
 #[derive(Default)]
@@ -74,7 +103,7 @@ impl TlsSocket {
     }
 
     async fn shake_hands(tcp: TcpStream, session: Result<Session, rustls::Error>) -> io::Result<TlsSocket> {
-        let mut socket = TlsSocket { tcp, session: session.map_err(invalid)?, plain: Plain::default() };
+        let mut socket = TlsSocket { tcp, session: session.map_err(invalid)?, plain: Plain::default(), large: None };
         poll_fn(|cx| socket.poll_handshake(cx)).await?;
         Ok(socket)
     }
@@ -106,7 +135,7 @@ impl TlsSocket {
 
     /// Reads once and decrypts what that completes, into `buf` and what it has no room for into `plain`.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Received>> {
-        let TlsSocket { tcp, session, plain } = self;
+        let TlsSocket { tcp, session, plain, .. } = self;
         session.still_works().map_err(invalid)?;
         let outcome = SCRATCH.with_borrow_mut(|scratch| {
             let known = session.begin_record(&mut scratch.incoming);
@@ -128,6 +157,7 @@ impl TlsSocket {
             let _told_or_not = self.poll_send(cx);
             invalid(error)
         })?;
+        self.count_large()?;
         // What the peer is told because of it (the server's flight, an alert) need not wait for a write.
         if self.holds_back_writes()
             && let Poll::Ready(sent) = self.poll_send(cx)
@@ -135,6 +165,15 @@ impl TlsSocket {
             sent?;
         }
         Poll::Ready(Ok(received))
+    }
+
+    fn count_large(&mut self) -> io::Result<()> {
+        match (self.session.kept_incoming() > RECORD, &self.large) {
+            (true, None) => self.large = Some(LargeMessage::begin()?),
+            (false, Some(_)) => self.large = None,
+            _ => {}
+        }
+        Ok(())
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

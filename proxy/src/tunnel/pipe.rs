@@ -20,6 +20,9 @@ pub(super) const MOST: usize = 128 * 1024;
 /// Pipes of a worker, of two descriptors each. What stalled readers leave in them is kernel memory: 8 MiB a worker at most.
 const PIPES: usize = 64;
 
+/// Descriptors that the pipes of a worker take at most.
+pub const DESCRIPTORS: usize = 2 * PIPES;
+
 /// Empty pipes that are kept for the next bulk.
 const IDLE: usize = 8;
 

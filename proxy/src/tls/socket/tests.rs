@@ -55,6 +55,49 @@ async fn a_handshake_message_may_be_as_large_as_rustls_takes_it() {
     }
 }
 
+/// The beginning of a hello that says it has 60 000 bytes, in two records.
+fn large_hello() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for head in [[1, 0, 0xea, 0x60], [0; 4]] {
+        bytes.extend([0x16, 3, 1, 0x3e, 0x80]);
+        bytes.extend(head);
+        bytes.extend([0; 15_996]);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn only_so_many_are_in_the_middle_of_a_large_message() {
+    let mut clients = Vec::new();
+    let mut begun = tokio::task::JoinSet::new();
+    let local = tokio::task::LocalSet::new();
+    for _ in 0..LARGE_MESSAGES {
+        let (mut client, server) = pair().await;
+        client.write_all(&large_hello()).await.unwrap();
+        clients.push(client);
+        begun.spawn_local_on(async { TlsSocket::accept(server, server_config(0)).await.map(drop) }, &local);
+    }
+    let full = local.run_until(async {
+        while LARGE.get() < LARGE_MESSAGES {
+            tokio::task::yield_now().await;
+        }
+        let (mut client, server) = pair().await;
+        client.write_all(&large_hello()).await.unwrap();
+        TlsSocket::accept(server, server_config(0)).await.err().unwrap().to_string()
+    });
+    assert_eq!(tokio::time::timeout(std::time::Duration::from_secs(20), full).await.unwrap(), TOO_MANY_LARGE);
+    // Others are served meanwhile, and who leaves makes room.
+    let (client, server) = pair().await;
+    let (client, server) = tokio::join!(
+        TlsSocket::connect(client, client_config(0, &rustls::version::TLS13), name()),
+        TlsSocket::accept(server, server_config(0)),
+    );
+    talk(client.unwrap(), server.unwrap()).await;
+    clients.clear();
+    local.run_until(async { while begun.join_next().await.is_some() {} }).await;
+    assert_eq!(LARGE.get(), 0);
+}
+
 #[tokio::test]
 async fn what_came_before_a_broken_record_is_read() {
     let (client, mut server) = pair().await;
