@@ -26,8 +26,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use policies::{Failure, Kind};
 pub use pipe::DESCRIPTORS as PIPE_DESCRIPTORS;
+use policies::{Failure, Kind};
 pub use pump::{Broken, Pump, Wire};
 use tokio::time::Sleep;
 

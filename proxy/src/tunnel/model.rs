@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::fixture::{Fixture, pattern};
+use super::pump::TURN;
 use super::{Framing, SCRATCH, Tunnel, Wire};
 use crate::registry::{Command, LeaveReason};
 
@@ -405,6 +406,25 @@ fn a_cut_ends_a_tunnel_at_once() {
         bench.run();
         assert!(bench.is_over());
         assert_eq!((bench.open.load(SeqCst), bench.load.leases()), (0, 0));
+    });
+}
+
+#[test]
+fn a_tunnel_in_full_flow_lets_others_have_their_turn() {
+    in_paused_time(|| {
+        let mut bench = Bench::new(Framing::Opaque);
+        bench.run();
+        bench.change(true, |side| side.room = 8 * TURN);
+        bench.change(false, |side| side.readable.extend(pattern(0, 4 * TURN)));
+        let waker = Waker::from(bench.woken.clone());
+        bench.woken.0.store(0, SeqCst);
+        let tunnel = bench.tunnel.as_mut().unwrap();
+        assert!(tunnel.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let got = bench.client.lock().unwrap().got.len();
+        assert!((TURN..=TURN + SCRATCH).contains(&got), "{got} in one turn");
+        assert_eq!(bench.woken.0.load(SeqCst), 1, "and goes on by itself");
+        bench.run();
+        assert_eq!(bench.client.lock().unwrap().got, pattern(0, 4 * TURN));
     });
 }
 

@@ -38,6 +38,7 @@ struct Pool {
     moved: usize,
 }
 
+/// Shared only so that a pipe that is dropped can leave them behind.
 #[derive(Debug)]
 struct Ends {
     out: OwnedFd,

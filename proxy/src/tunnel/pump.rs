@@ -21,6 +21,10 @@ use crate::stream::Io;
 /// Less than this at once, and nothing behind it, is a message: copying that is cheaper than moving it.
 const MESSAGE: usize = 4096;
 
+/// Bytes after which others have their turn: a third of a millisecond's worth. Peers that are quick enough would otherwise keep
+/// a worker for as long as tokio lets a task run, which is 128 steps, not so many bytes.
+pub(super) const TURN: usize = 1024 * 1024;
+
 /// What the relay needs of a socket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// Whether bytes that it took are still inside, and need a flush.
@@ -194,7 +198,7 @@ impl Pump {
         }
     }
 
-    /// Moves bytes until one side has nothing more to do. Ready when this direction has ended.
+    /// Moves bytes until one side has nothing more to do, or for a [`TURN`]. Ready when this direction has ended.
     ///
     /// `moved` is told how many bytes were taken from the source for the reader.
     pub fn poll(
@@ -205,8 +209,13 @@ impl Pump {
         scratch: &mut [u8],
         mut moved: impl FnMut(usize),
     ) -> Poll<Result<(), Broken>> {
+        let mut turn = 0;
         loop {
             ready!(self.poll_kept(cx, to)).map_err(Broken::Writing)?;
+            if turn >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.stage {
                 Stage::Ended => return Poll::Ready(Ok(())),
                 Stage::Ending if self.is_last && to.bare().is_some() => {
@@ -230,7 +239,9 @@ impl Pump {
                 }
                 Stage::Open if self.flow != Flow::Messages => {
                     if let Some(piped) = self.poll_pipe(cx, from, to) {
-                        moved(ready!(piped).map_err(Broken::Reading)?);
+                        let piped = ready!(piped).map_err(Broken::Reading)?;
+                        turn += piped;
+                        moved(piped);
                         continue;
                     }
                 }
@@ -239,6 +250,7 @@ impl Pump {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Reading)?;
             let bytes = buffer.filled();
+            turn += bytes.len();
             if bytes.is_empty() {
                 self.source_ended().map_err(Broken::Reading)?;
             } else if self.stage == Stage::Open {
