@@ -14,7 +14,7 @@ use maxminddb::{LookupResult, MaxMindDbError, Reader};
 
 use crate::{
     place::{Knows, Place},
-    record::Record,
+    record,
 };
 
 /// A database that was verified: every lookup in it succeeds, though it may find nothing.
@@ -75,12 +75,12 @@ impl Database {
         let ip = ip.to_canonical();
         // The only error is an IPv6 address in a file that has none, which is not to be found in it.
         let found = self.reader.lookup(ip).ok()?;
-        // A verified record decodes; what a record expands to beyond the decoder's limits says nothing.
-        let place = found.decode::<Record<'_>>().ok()??.place();
-        if place.is_unknown() {
-            return None;
-        }
-        Some((place, network(&found, ip)))
+        Some((record::place(&found)?, network(&found, ip)))
+    }
+
+    /// What is known of an address, save the city.
+    pub(crate) fn whereabouts(&self, ip: IpAddr) -> Option<Place> {
+        record::whereabouts(&self.reader.lookup(ip.to_canonical()).ok()?)
     }
 
     /// What it was called when it was opened.
@@ -118,11 +118,8 @@ fn verified(bytes: Vec<u8>) -> Result<(Reader<Vec<u8>>, Option<Knows>), MaxMindD
     let mut asked = 0;
     for found in reader.networks(Default::default())? {
         // Not every record has to decode: some files carry one that is larger than the decoder's limits.
-        if let Ok(Some(record)) = found?.decode::<Record<'_>>() {
-            let place = record.place();
-            if !place.is_unknown() {
-                known = Some(known.unwrap_or_default().or(Knows::of(&place)));
-            }
+        if let Some(place) = record::place(&found?) {
+            known = Some(known.unwrap_or_default().or(Knows::of(&place)));
         }
         asked += 1;
         if known == Some(Knows::EVERYTHING) || (known.is_some() && asked >= SAMPLE) {

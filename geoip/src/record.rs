@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use maxminddb::LookupResult;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -19,11 +20,25 @@ use crate::{
     place::{ContinentCode, CountryCode, Place},
 };
 
+/// What a record says of a place, if anything. What expands beyond the decoder's limits says nothing.
+pub(crate) fn place(found: &LookupResult<'_, Vec<u8>>) -> Option<Place> {
+    decode::<Field<'_>>(found)
+}
+
+/// The same without the city.
+pub(crate) fn whereabouts(found: &LookupResult<'_, Vec<u8>>) -> Option<Place> {
+    decode::<IgnoredAny>(found)
+}
+
+fn decode<'a, C: City + Default + Deserialize<'a>>(found: &LookupResult<'a, Vec<u8>>) -> Option<Place> {
+    Some(found.decode::<Record<'a, C>>().ok()??.place()).filter(|place| !place.is_unknown())
+}
+
 /// The fields of both layouts. Where one name has a meaning in both, it is an object in the nested layout and text in the
-/// flat one.
+/// flat one. `C` is the city: who does not ask for it spares its names, which lie far from the rest of the record.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Record<'a> {
+#[serde(default, bound(deserialize = "C: Default + Deserialize<'de>"))]
+struct Record<'a, C> {
     #[serde(borrow)]
     continent: Field<'a>,
     continent_code: Field<'a>,
@@ -33,7 +48,7 @@ pub(crate) struct Record<'a> {
     region_code: Field<'a>,
     region: Field<'a>,
     state1: Field<'a>,
-    city: Field<'a>,
+    city: C,
     location: Field<'a>,
     latitude: Field<'a>,
     lat: Field<'a>,
@@ -46,8 +61,25 @@ pub(crate) struct Record<'a> {
     asn: Field<'a>,
 }
 
-impl Record<'_> {
-    pub(crate) fn place(&self) -> Place {
+/// A city, if anybody asks.
+trait City {
+    fn name(&self) -> Option<&str>;
+}
+
+impl City for Field<'_> {
+    fn name(&self) -> Option<&str> {
+        Field::name(self)
+    }
+}
+
+impl City for IgnoredAny {
+    fn name(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl<C: City> Record<'_, C> {
+    fn place(&self) -> Place {
         Place {
             continent: [self.continent_code, self.continent]
                 .iter()

@@ -31,7 +31,7 @@ impl Snapshot {
 
     /// A client as steering sees it.
     pub fn client(&self, address: IpAddr) -> Client {
-        Client::new(address, &self.geo.locate(address))
+        Client::placed(Some(address), &self.geo.whereabouts(address))
     }
 
     /// The listener behind a slot, unless a reload took it away.

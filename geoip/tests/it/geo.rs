@@ -94,3 +94,32 @@ fn what_nobody_knows_is_unknown() {
     assert_eq!(located.source, Source::Unknown);
     assert!(located.place.is_unknown());
 }
+
+#[test]
+fn whereabouts_are_the_same_place_without_its_city() {
+    let detailed = |code| {
+        let place = [("latitude", Double(1.0)), ("longitude", Double(2.0)), ("city", Text("Milton"))];
+        Map([vec![("country_code", Text(code)), ("region_code", Text("WA"))], place.to_vec()].concat())
+    };
+    let first = [("192.0.2.0/26", of("SG")), ("192.0.2.64/26", Map(vec![("city", Text("Nowhere"))]))];
+    let second =
+        [("192.0.2.0/27", detailed("US")), ("192.0.2.32/27", detailed("SG")), ("192.0.2.64/27", detailed("JP"))];
+    let overrides = "['192.0.2.16/28']\ncountry = 'DE'\ncity = 'Frankfurt'\n['192.0.2.96/28']\nasn = 64512";
+    let geo = Geo::new(
+        vec![
+            database("first", &first),
+            database("second", &second),
+            database("asn", &[("192.0.2.0/25", system(7473))]),
+        ],
+        Overrides::parse(overrides).unwrap(),
+    );
+    let mut cities = 0;
+    for last in 0..=255 {
+        for address in [format!("192.0.2.{last}"), format!("::ffff:192.0.2.{last}"), format!("2001:db8::{last:x}")] {
+            let mut place = geo.locate(ip(&address)).place;
+            cities += usize::from(place.city.take().is_some());
+            assert_eq!(geo.whereabouts(ip(&address)), place, "{address}");
+        }
+    }
+    assert!(cities > 50, "{cities} of these places have a city");
+}
