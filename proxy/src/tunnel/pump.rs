@@ -198,7 +198,7 @@ impl Pump {
         }
     }
 
-    /// Moves bytes until one side has nothing more to do, or for a [`TURN`]. Ready when this direction has ended.
+    /// Moves bytes until one side has nothing more to do, or a megabyte has passed. Ready when this direction has ended.
     ///
     /// `moved` is told how many bytes were taken from the source for the reader.
     pub fn poll(
