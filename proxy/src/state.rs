@@ -191,11 +191,12 @@ impl State {
     }
 
     /// Downstream connections in all that this process takes: as configured, else what descriptors allow. Two a
-    /// connection (client and endpoint), some for listeners, probes, logs and the admin side, and the pipes of each worker.
+    /// connection (client and endpoint), some for listeners, probes, logs and the admin side, and for the pipes of each
+    /// worker, but no more than an eighth: whoever gets none copies.
     pub fn max_connections(&self, configured: Option<std::num::NonZeroUsize>) -> usize {
         const RESERVED: usize = 256;
-        let reserved = RESERVED + tunnel::PIPE_DESCRIPTORS * self.registry.workers();
-        let possible = self.descriptors.saturating_sub(reserved) / 2;
+        let pipes = (tunnel::PIPE_DESCRIPTORS * self.registry.workers()).min(self.descriptors / 8);
+        let possible = self.descriptors.saturating_sub(RESERVED + pipes) / 2;
         configured.map_or(possible, |configured| configured.get().min(possible)).max(1)
     }
 }

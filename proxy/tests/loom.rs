@@ -1,4 +1,5 @@
-//! What threads share on the relay's path, under loom: every order in which they may meet there is tried.
+//! The command slot of a connection under loom: every order in which threads may meet there is tried. What else the relay
+//! shares (byte counters, leases, signs of life) are single atomics, each of which stands for itself.
 //!
 //! The file under test is compiled a second time, with loom's types in place of the real ones. That the `AtomicWaker` in
 //! use keeps the promises of loom's own is for its crate to test.

@@ -110,9 +110,9 @@ fn start(args: &RunArgs, err: &mut dyn Write) -> Result<u8, Failure> {
 /// pingora's own 128 are fewer than a crowd of clients needs at once: those beyond were closed and opened anew.
 const POOLED: usize = 4096;
 
-/// At most this part of the process's descriptors are for them: they are counted for no client, and the clients that come
-/// next need two each.
-const POOLED_SHARE: usize = 8;
+/// At most this part of the process's descriptors are for those of one version of HTTP, of which pingora keeps two pools:
+/// they are counted for no client, and the clients that come next need two each.
+const POOLED_SHARE: usize = 16;
 
 /// Runs pingora's server until [`Exit`] says that it is over.
 fn serve(

@@ -37,6 +37,7 @@ struct Scratch {
     outgoing: Box<[u8]>,
 }
 
+const LARGE_AFTERWARDS: &str = "a message behind the TLS handshake that is larger than any of use";
 const TOO_MANY_LARGE: &str = "too many large messages of TLS handshakes at once";
 
 thread_local! {
@@ -54,6 +55,8 @@ pub struct TlsSocket {
     /// Decrypted, and not taken by the reader yet.
     plain: Plain,
     large: Option<LargeMessage>,
+    /// Found when there was something to read in front of it; the next read tells.
+    failed: Option<io::Error>,
 }
 
 /// One of the [`LARGE_MESSAGES`].
@@ -103,7 +106,8 @@ impl TlsSocket {
     }
 
     async fn shake_hands(tcp: TcpStream, session: Result<Session, rustls::Error>) -> io::Result<TlsSocket> {
-        let mut socket = TlsSocket { tcp, session: session.map_err(invalid)?, plain: Plain::default(), large: None };
+        let mut socket =
+            TlsSocket { tcp, session: session.map_err(invalid)?, plain: Plain::default(), large: None, failed: None };
         poll_fn(|cx| socket.poll_handshake(cx)).await?;
         Ok(socket)
     }
@@ -168,6 +172,9 @@ impl TlsSocket {
     }
 
     fn count_large(&mut self) -> io::Result<()> {
+        if self.session.kept_incoming() > RECORD && !self.session.is_handshaking() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, LARGE_AFTERWARDS));
+        }
         match (self.session.kept_incoming() > RECORD, &self.large) {
             (true, None) => self.large = Some(LargeMessage::begin()?),
             (false, Some(_)) => self.large = None,
@@ -224,6 +231,9 @@ impl AsyncRead for TlsSocket {
         if this.plain.take(buf) || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         let before = buf.filled().len();
         while !this.session.peer_has_closed() && buf.filled().len() == before {
             match ready!(this.poll_receive(cx, buf)) {
@@ -231,8 +241,11 @@ impl AsyncRead for TlsSocket {
                 // A peer that closes TCP without close_notify: for us an end like any other, since the protocols inside
                 // (HTTP, WebSocket, IM frames) know their own ends.
                 Ok(Received::End) => break,
-                // What came before it counts, a last message perhaps; the next read hears of the failure.
-                Err(_told_again) if buf.filled().len() > before => break,
+                // What came before it counts, a last message perhaps.
+                Err(error) if buf.filled().len() > before => {
+                    this.failed = Some(error);
+                    break;
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }

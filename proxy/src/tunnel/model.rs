@@ -201,15 +201,24 @@ impl Bench {
         }
     }
 
-    /// Polls as a runtime would: when woken, and only then.
-    fn run(&mut self) {
-        let waker = Waker::from(self.woken.clone());
+    /// Polls as a runtime would: when woken, and only then. Who has had a turn goes on when the runtime has looked around.
+    async fn run(&mut self) {
         while self.woken.0.swap(0, SeqCst) > 0 {
-            let Some(tunnel) = &mut self.tunnel else { return };
-            if tunnel.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                self.tunnel = None;
+            if self.poll_once().is_ready() {
+                return;
             }
+            tokio::task::yield_now().await;
         }
+    }
+
+    fn poll_once(&mut self) -> Poll<()> {
+        let Some(tunnel) = &mut self.tunnel else { return Poll::Ready(()) };
+        let waker = Waker::from(self.woken.clone());
+        let polled = tunnel.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            self.tunnel = None;
+        }
+        polled
     }
 
     fn is_over(&self) -> bool {
@@ -217,13 +226,12 @@ impl Bench {
     }
 }
 
-fn in_paused_time<T>(work: impl FnOnce() -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { work() })
+fn in_paused_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(work)
 }
 
 /// Runs a schedule over an opaque tunnel, and checks each side's bytes against what the other sent.
-fn check_opaque(steps: &[Step], holds_back: [bool; 2]) -> Result<(), TestCaseError> {
+async fn check_opaque(steps: &[Step], holds_back: [bool; 2]) -> Result<(), TestCaseError> {
     let mut bench = Bench::new(Framing::Opaque);
     for client in [true, false] {
         bench.change(client, |side| side.holds_back = holds_back[usize::from(client)]);
@@ -253,7 +261,7 @@ fn check_opaque(steps: &[Step], holds_back: [bool; 2]) -> Result<(), TestCaseErr
                 bench.entry.tell(Command::Leave(LeaveReason::Stop));
             }
         }
-        bench.run();
+        bench.run().await;
         if let Some(tunnel) = &bench.tunnel {
             for (pump, client) in [(&tunnel.to_client, true), (&tunnel.to_endpoint, false)] {
                 let side = bench.side(client).lock().unwrap();
@@ -269,7 +277,7 @@ fn check_opaque(steps: &[Step], holds_back: [bool; 2]) -> Result<(), TestCaseErr
             side.ended = true;
         });
     }
-    bench.run();
+    bench.run().await;
     prop_assert!(bench.is_over(), "both sides ended and took everything, and the tunnel is not over");
     for client in [true, false] {
         let from = sent[usize::from(!client)];
@@ -300,7 +308,7 @@ fn frame(length: usize) -> Vec<u8> {
 
 /// Sends frames cut at random to a WebSocket client, asks it to leave at a random moment, and checks that the client
 /// got whole frames and then one Close.
-fn check_goodbye(
+async fn check_goodbye(
     frames: &[usize],
     cuts: &[usize],
     leave_at: usize,
@@ -322,10 +330,10 @@ fn check_goodbye(
         bench.change(false, |side| side.readable.extend(&stream[at..to]));
         at = to;
         bench.change(true, |side| side.room += room[turn % room.len()]);
-        bench.run();
+        bench.run().await;
     }
     bench.change(true, |side| side.room = usize::MAX / 2);
-    bench.run();
+    bench.run().await;
     let got = bench.client.lock().unwrap().got.clone();
     let close = [0x88, 2, 0x03, 0xf4];
     prop_assert!(got.ends_with(&close), "the last thing the client gets is a Close 1012");
@@ -349,7 +357,7 @@ fn check_goodbye(
         side.room = usize::MAX / 2;
         side.ended = true;
     });
-    bench.run();
+    bench.run().await;
     prop_assert!(bench.is_over());
     prop_assert_eq!(&bench.endpoint.lock().unwrap().got[..], &answer[..]);
     prop_assert!(bench.client.lock().unwrap().got_end);
@@ -362,7 +370,7 @@ proptest! {
         steps in steps(),
         holds_back in any::<[bool; 2]>(),
     ) {
-        in_paused_time(|| check_opaque(&steps, holds_back))?;
+        in_paused_time(check_opaque(&steps, holds_back))?;
     }
 
     #[test]
@@ -373,23 +381,22 @@ proptest! {
         room in prop::collection::vec(0usize..900, 1..6),
         holds_back in any::<bool>(),
     ) {
-        in_paused_time(|| check_goodbye(&frames, &cuts, leave_at, &room, holds_back))?;
+        in_paused_time(check_goodbye(&frames, &cuts, leave_at, &room, holds_back))?;
     }
 }
 
 #[test]
 fn a_client_that_ignores_the_goodbye_is_closed_and_the_endpoint_hears_of_it() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
+    in_paused_time(async {
         let mut bench = Bench::new(Framing::WebSocket);
         for client in [true, false] {
             bench.change(client, |side| side.room = 1000);
         }
         bench.entry.tell(Command::Leave(LeaveReason::EndpointRemoved));
-        bench.run();
+        bench.run().await;
         assert!(!bench.is_over());
         tokio::time::sleep(Duration::from_secs(6)).await;
-        bench.run();
+        bench.run().await;
         assert!(bench.is_over(), "the deadline of the goodbye has passed");
         assert_eq!(bench.client.lock().unwrap().got, [0x88, 2, 0x03, 0xf4]);
         assert_eq!(bench.endpoint.lock().unwrap().got, super::websocket::close_to_endpoint(1012));
@@ -399,11 +406,11 @@ fn a_client_that_ignores_the_goodbye_is_closed_and_the_endpoint_hears_of_it() {
 
 #[test]
 fn a_cut_ends_a_tunnel_at_once() {
-    in_paused_time(|| {
+    in_paused_time(async {
         let mut bench = Bench::new(Framing::Opaque);
-        bench.run();
+        bench.run().await;
         bench.entry.tell(Command::Cut(LeaveReason::Stop));
-        bench.run();
+        bench.run().await;
         assert!(bench.is_over());
         assert_eq!((bench.open.load(SeqCst), bench.load.leases()), (0, 0));
     });
@@ -411,19 +418,19 @@ fn a_cut_ends_a_tunnel_at_once() {
 
 #[test]
 fn a_tunnel_in_full_flow_lets_others_have_their_turn() {
-    in_paused_time(|| {
+    in_paused_time(async {
         let mut bench = Bench::new(Framing::Opaque);
-        bench.run();
+        bench.run().await;
         bench.change(true, |side| side.room = 8 * TURN);
         bench.change(false, |side| side.readable.extend(pattern(0, 4 * TURN)));
-        let waker = Waker::from(bench.woken.clone());
         bench.woken.0.store(0, SeqCst);
-        let tunnel = bench.tunnel.as_mut().unwrap();
-        assert!(tunnel.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(bench.poll_once().is_pending());
         let got = bench.client.lock().unwrap().got.len();
         assert!((TURN..=TURN + SCRATCH).contains(&got), "{got} in one turn");
+        assert_eq!(bench.woken.0.load(SeqCst), 0, "and not before the runtime has looked at the others");
+        tokio::task::yield_now().await;
         assert_eq!(bench.woken.0.load(SeqCst), 1, "and goes on by itself");
-        bench.run();
+        bench.run().await;
         assert_eq!(bench.client.lock().unwrap().got, pattern(0, 4 * TURN));
     });
 }

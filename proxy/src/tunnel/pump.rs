@@ -5,8 +5,9 @@
 //! direction, whatever the peers do. A source that fills the scratch buffer sends bulk: until it has no more, and if both
 //! sockets are bare, a [`Pipe`] of the worker's takes the place of the buffer.
 
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -213,8 +214,8 @@ impl Pump {
         loop {
             ready!(self.poll_kept(cx, to)).map_err(Broken::Writing)?;
             if turn >= TURN {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                // Goes on once the runtime has looked at its sockets and timers; a plain wake would come before that.
+                return pin!(tokio::task::yield_now()).poll(cx).map(Ok);
             }
             match self.stage {
                 Stage::Ended => return Poll::Ready(Ok(())),

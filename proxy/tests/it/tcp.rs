@@ -117,6 +117,7 @@ async fn full_listener() -> (TcpListener, Vec<TcpStream>) {
     {
         queue.push(joined.unwrap());
     }
+    assert_eq!(queue.len(), 2, "a backlog of one holds two");
     (listener, queue)
 }
 

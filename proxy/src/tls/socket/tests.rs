@@ -55,6 +55,27 @@ async fn a_handshake_message_may_be_as_large_as_rustls_takes_it() {
     }
 }
 
+#[tokio::test]
+async fn a_reset_behind_a_last_message_is_no_end() {
+    let (client, server) = pair().await;
+    let (client, server) = tokio::join!(
+        TlsSocket::connect(client, client_config(0, &rustls::version::TLS13), name()),
+        TlsSocket::accept(server, server_config(0)),
+    );
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    // Until the client's socket is full, and ciphertext waits here.
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    while Pin::new(&mut server).poll_write(&mut cx, &[0; 16_000]).is_ready() {}
+    assert!(server.holds_back_writes());
+    client.write_all(b"last words").await.unwrap();
+    client.flush().await.unwrap();
+    socket2::SockRef::from(client.tcp()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(client);
+    let mut said = Vec::new();
+    let error = server.read_to_end(&mut said).await.unwrap_err();
+    assert_eq!((said, error.kind()), (b"last words".to_vec(), io::ErrorKind::ConnectionReset));
+}
+
 /// The beginning of a hello that says it has 60 000 bytes, in two records.
 fn large_hello() -> Vec<u8> {
     let mut bytes = Vec::new();
