@@ -3,10 +3,11 @@
 //! Pushes come from the store's feed only, never from the session that stored the message. So a message of another
 //! process on the same data is pushed like one of our own, and every session sees the pushes of a conversation in the
 //! order of `seq`. A push is a hint: a session whose queue is full loses it, and the client finds the hole in `seq`
-//! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages.
+//! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages. Messages come
+//! first: whatever else is pushed takes no more than half of a queue.
 //!
 //! A direct message goes to all sessions of its two users, a room's to the sessions that follow it: those that have
-//! sent to it or asked for its messages since their login.
+//! sent to it or asked for its messages since their login. Receipts go the same ways.
 
 use std::{
     collections::HashMap,
@@ -22,16 +23,21 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     conversation::Conversation,
-    frame::{Frame, Msg},
+    frame::{Frame, Receipt},
     server::Server,
-    store::{Fed, Position},
+    store::{Fed, Moved, News, Position},
     wire::Wire,
 };
 
 /// Pushes that may wait for one session. They are shared, so a waiting push costs a pointer.
 const QUEUE: usize = 256;
+/// Of these, how many may be other things than messages.
+const QUEUE_OTHERS: usize = QUEUE / 2;
 /// Rooms that one session may follow.
 const ROOMS: usize = 256;
+/// Sessions following a room at this process up to which its receipts are pushed: everybody's receipt goes to everybody,
+/// so their number grows with the square of this.
+const ROOM_RECEIPTS: usize = 64;
 /// Rest after the feed could not be read.
 const REST: Duration = Duration::from_secs(1);
 
@@ -56,6 +62,7 @@ struct Online {
 #[derive(Debug)]
 pub(crate) struct Link {
     id: u64,
+    user: String,
     device: String,
     pushes: mpsc::Sender<Arc<Push>>,
     leave: OnceLock<Leave>,
@@ -90,7 +97,7 @@ impl Link {
     }
 }
 
-/// One message on its way to many sessions, put into bytes at most once for each form.
+/// One frame on its way to many sessions, put into bytes at most once for each form.
 #[derive(Debug)]
 pub(crate) struct Push {
     frame: Frame,
@@ -99,8 +106,8 @@ pub(crate) struct Push {
 }
 
 impl Push {
-    fn new(msg: Msg) -> Self {
-        Self { frame: Frame::Msg(msg), binary: OnceLock::new(), json: OnceLock::new() }
+    fn new(frame: Frame) -> Arc<Self> {
+        Arc::new(Self { frame, binary: OnceLock::new(), json: OnceLock::new() })
     }
 
     pub(crate) fn bytes(&self, wire: Wire) -> Bytes {
@@ -116,7 +123,6 @@ impl Push {
 #[derive(Debug)]
 pub(crate) struct Seat {
     server: Arc<Server>,
-    pub(crate) user: String,
     pub(crate) link: Arc<Link>,
     rooms: Vec<String>,
 }
@@ -134,36 +140,61 @@ impl Delivery {
     }
 
     /// Puts a message into the queues of all who should see it.
-    fn deliver(&self, Fed { device, msg, .. }: Fed) {
-        let conv = msg.conv.clone();
-        let sender = msg.sender.clone();
-        let push = Arc::new(Push::new(msg));
+    fn deliver(&self, Fed { device, msg }: Fed) {
+        let (conv, sender) = (msg.conv.clone(), msg.sender.clone());
+        let push = Push::new(Frame::Msg(msg));
+        self.online().reached(&conv, &sender, &device).for_each(|link| self.queue(link, &push));
+    }
+
+    /// Puts a cursor's new place into the queues of all who should see it.
+    fn deliver_receipt(&self, Moved { conv, user, device, cursor }: Moved) {
         let online = self.online();
-        let of = |user: &str| online.users.get(user).into_iter().flatten();
-        match Conversation::parse(&conv) {
-            Some(Conversation::Direct(one, other)) => {
-                let other = (one != other).then_some(other);
-                let to_sender = |user: &str, link: &Link| user == sender && link.device == device;
-                for user in [Some(one), other].into_iter().flatten() {
-                    of(user).filter(|link| !to_sender(user, link)).for_each(|link| self.queue(link, &push));
-                }
-            }
-            Some(Conversation::Room) => {
-                let Some(followers) = online.rooms.get(&conv) else { return };
-                let sending = of(&sender).find(|link| link.device == device).map(|link| link.id);
-                let others = followers.values().filter(|link| Some(link.id) != sending);
-                others.for_each(|link| self.queue(link, &push));
-            }
-            None => tracing::warn!(%conv, "a stored message belongs to no conversation of this version"),
+        if online.rooms.get(&conv).is_some_and(|followers| followers.len() > ROOM_RECEIPTS) {
+            return;
         }
+        let (delivered_seq, read_seq) = (cursor.delivered_seq, cursor.read_seq);
+        let receipt = Receipt { conv: conv.clone(), user: user.clone(), delivered_seq, read_seq };
+        let push = Push::new(Frame::Receipt(receipt));
+        online.reached(&conv, &user, &device).for_each(|link| self.queue(link, &push));
     }
 
     fn queue(&self, link: &Link, push: &Arc<Push>) {
-        let count = match link.pushes.try_send(Arc::clone(push)) {
-            Ok(()) => &self.pushed,
-            Err(_full_or_gone) => &self.dropped,
+        let fits = matches!(push.frame, Frame::Msg(_)) || link.pushes.capacity() > QUEUE - QUEUE_OTHERS;
+        let count = match fits.then(|| link.pushes.try_send(Arc::clone(push))) {
+            Some(Ok(())) => &self.pushed,
+            Some(Err(_full_or_gone)) => &self.dropped,
+            None => &self.dropped,
         };
         count.fetch_add(1, Relaxed);
+    }
+}
+
+impl Online {
+    fn of(&self, user: &str) -> impl Iterator<Item = &Arc<Link>> {
+        self.users.get(user).into_iter().flatten()
+    }
+
+    /// The sessions of a conversation's members, without the one from which it comes.
+    fn reached<'a>(
+        &'a self,
+        conv: &'a str,
+        user: &'a str,
+        device: &'a str,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Link>> + 'a> {
+        let others = move |link: &&Arc<Link>| link.device != device || link.user != user;
+        match Conversation::parse(conv) {
+            Some(Conversation::Direct(one, other)) => {
+                let other = (one != other).then(|| self.of(other));
+                Box::new(self.of(one).chain(other.into_iter().flatten()).filter(others))
+            }
+            Some(Conversation::Room) => {
+                Box::new(self.rooms.get(conv).into_iter().flat_map(HashMap::values).filter(others))
+            }
+            None => {
+                tracing::warn!(%conv, "something stored belongs to no conversation of this version");
+                Box::new(std::iter::empty())
+            }
+        }
     }
 }
 
@@ -173,16 +204,20 @@ impl Seat {
         let delivery = &server.delivery;
         let (pushes, queue) = mpsc::channel(QUEUE);
         let id = delivery.next_id.fetch_add(1, Relaxed);
-        let link = Arc::new(Link { id, device, pushes, leave: OnceLock::new(), told: Notify::new() });
+        let link = Arc::new(Link { id, user, device, pushes, leave: OnceLock::new(), told: Notify::new() });
         let mut online = delivery.online();
         if online.leaving {
             link.ask(Leave::Restart);
         }
-        let devices = online.users.entry(user.clone()).or_default();
+        let devices = online.users.entry(link.user.clone()).or_default();
         devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
         devices.push(Arc::clone(&link));
         drop(online);
-        (Self { server: Arc::clone(server), user, link, rooms: Vec::new() }, queue)
+        (Self { server: Arc::clone(server), link, rooms: Vec::new() }, queue)
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.link.user
     }
 
     pub(crate) fn device(&self) -> &str {
@@ -207,10 +242,10 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut online = self.server.delivery.online();
-        if let Some(devices) = online.users.get_mut(&self.user) {
+        if let Some(devices) = online.users.get_mut(&self.link.user) {
             devices.retain(|link| link.id != self.link.id);
             if devices.is_empty() {
-                online.users.remove(&self.user);
+                online.users.remove(&self.link.user);
             }
         }
         for room in &self.rooms {
@@ -236,7 +271,10 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
                     () = server.store.changed() => {}
                 }
             }
-            Ok(news) => seen = deliver_all(&server, news).unwrap_or(seen),
+            Ok(news) => {
+                seen = news.end;
+                deliver_all(&server, news);
+            }
             Err(error) => {
                 if !failing {
                     tracing::error!(error = &error as &dyn std::error::Error, "pushes stop: the feed cannot be read");
@@ -251,15 +289,14 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
     }
 }
 
-fn deliver_all(server: &Server, news: Vec<Fed>) -> Option<Position> {
-    let last = news.last().map(|fed| fed.position);
-    for fed in news {
-        server.load.delivering(fed.msg.time);
-        if server.faults.drops_pushes() {
-            server.delivery.dropped.fetch_add(1, Relaxed);
-        } else {
-            server.delivery.deliver(fed);
-        }
+fn deliver_all(server: &Server, News { messages, moves, end: _ }: News) {
+    let delivery = &server.delivery;
+    messages.iter().for_each(|fed| server.load.delivering(fed.msg.time));
+    if server.faults.drops_pushes() {
+        let dropped = u64::try_from(messages.len() + moves.len()).unwrap_or(u64::MAX);
+        delivery.dropped.fetch_add(dropped, Relaxed);
+        return;
     }
-    last
+    messages.into_iter().for_each(|fed| delivery.deliver(fed));
+    moves.into_iter().for_each(|moved| delivery.deliver_receipt(moved));
 }

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::json;
 
+mod receipt;
+
+pub use receipt::{Ack, Read, Receipt, Unread, UnreadConv, UnreadList};
+
 /// WebSocket subprotocol of the binary form: one [`Envelope`] per binary message.
 pub const SUBPROTOCOL: &str = "im.v1";
 /// WebSocket subprotocol of the JSON twin: one JSON object per text message.
@@ -26,6 +30,8 @@ pub const MAX_BODY: usize = 60 * 1024;
 pub const MAX_CONV: usize = 128;
 /// Longest user id (`sub` of the token) and device id, in bytes: two of them fit into the name of a `dm:` conversation.
 pub const MAX_ID: usize = 60;
+/// Most conversations in one `UNREAD_LIST`.
+pub const MAX_UNREAD: usize = 256;
 /// Exact length of a client message id, in bytes.
 pub const CLIENT_MSG_ID: usize = 16;
 
@@ -51,10 +57,22 @@ pub enum Frame {
     SendErr(SendErr),
     #[prost(message, tag = "9")]
     Msg(Msg),
+    #[prost(message, tag = "10")]
+    Ack(Ack),
+    #[prost(message, tag = "11")]
+    Read(Read),
+    #[prost(message, tag = "12")]
+    Receipt(Receipt),
     #[prost(message, tag = "13")]
     Sync(Sync),
     #[prost(message, tag = "14")]
     SyncPage(SyncPage),
+    #[prost(message, tag = "15")]
+    Unread(Unread),
+    #[prost(message, tag = "16")]
+    UnreadList(UnreadList),
+    #[prost(message, tag = "17")]
+    History(History),
     #[prost(message, tag = "21")]
     Bye(Bye),
     #[prost(message, tag = "22")]
@@ -63,6 +81,8 @@ pub enum Frame {
     Kick(Kick),
     #[prost(message, tag = "24")]
     SyncErr(SyncErr),
+    #[prost(message, tag = "25")]
+    Refused(Refused),
 }
 
 impl Frame {
@@ -99,7 +119,7 @@ pub enum FrameError {
 /// What is on the wire: one frame, or none that this version knows.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
-    #[prost(oneof = "Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 21, 22, 23, 24")]
+    #[prost(oneof = "Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 21, 22, 23, 24, 25")]
     pub frame: Option<Frame>,
 }
 
@@ -332,6 +352,20 @@ pub struct Sync {
     pub limit: u32,
 }
 
+/// Client: what came before `before_seq`?
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    #[prost(string, tag = "1")]
+    pub conv: String,
+    /// The first `seq` that the client has; 0 for the end of the conversation.
+    #[prost(uint64, tag = "2")]
+    pub before_seq: u64,
+    /// At most so many messages: 1 to 500; 0 is 100, more is 500.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+
 /// Server: messages in the order of `seq`, as many as were asked for and fit into one frame.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
@@ -340,7 +374,7 @@ pub struct SyncPage {
     pub conv: String,
     #[prost(message, repeated, tag = "2")]
     pub msgs: Vec<Msg>,
-    /// The `after_seq` with which to ask for the next page.
+    /// With what to ask for the next page: the `after_seq` of `SYNC`, the `before_seq` of `HISTORY`.
     #[prost(uint64, tag = "3")]
     pub next_seq: u64,
     /// The newest `seq` of the conversation; 0 when it has no message.
@@ -362,6 +396,24 @@ pub struct SyncErr {
     pub code: i32,
     /// When the client may ask again, in milliseconds; 0: not as it is.
     #[prost(uint32, tag = "3")]
+    pub retry_after_ms: u32,
+}
+
+/// Server: a request was not done. For requests that have no answer of their own to say so with.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// The refused frame, by its name in the JSON twin.
+    #[prost(string, tag = "1")]
+    pub of: String,
+    /// The `conv` of that frame, if it has one.
+    #[prost(string, tag = "2")]
+    pub conv: String,
+    #[prost(enumeration = "RefusalCode", tag = "3")]
+    #[serde(with = "json::Code::<RefusalCode>")]
+    pub code: i32,
+    /// When the client may ask again, in milliseconds; 0: not as it is.
+    #[prost(uint32, tag = "4")]
     pub retry_after_ms: u32,
 }
 
@@ -419,8 +471,8 @@ mod tests {
 
     #[test]
     fn a_frame_of_a_later_version_is_none_and_not_an_error() {
-        // Field 18 (PRESENCE_SUB), length-delimited, empty.
-        let bytes = Bytes::from_static(&[0x92, 0x01, 0x00]);
+        // Field 100, length-delimited, empty.
+        let bytes = Bytes::from_static(&[0xa2, 0x06, 0x00]);
         assert_eq!(Frame::from_bytes(bytes).unwrap(), None);
     }
 
@@ -451,6 +503,14 @@ mod tests {
         let conv = msg.conv.clone();
         let page = SyncPage { conv, msgs: vec![msg], next_seq: u64::MAX, last_seq: u64::MAX, more: true };
         assert!(Frame::SyncPage(page).to_bytes().len() <= MAX_FRAME);
+    }
+
+    #[test]
+    fn the_longest_unread_list_fits_into_a_frame() {
+        let conv = "c".repeat(MAX_CONV);
+        let entry = UnreadConv { conv, last_seq: u64::MAX, read_seq: u64::MAX, n: u64::MAX };
+        let list = UnreadList { convs: vec![entry; MAX_UNREAD], more: true };
+        assert!(Frame::UnreadList(list).to_bytes().len() <= MAX_FRAME);
     }
 
     proptest! {

@@ -34,8 +34,7 @@ impl Frame {
 
 /// Frames whose names docs/protocol.md reserves. Other unknown names are mistakes and are told as such, because this
 /// form is typed by hand.
-const RESERVED: [&str; 9] =
-    ["ack", "read", "receipt", "unread", "unread_list", "history", "presence_sub", "presence_set", "presence"];
+const RESERVED: [&str; 3] = ["presence_sub", "presence_set", "presence"];
 
 fn is_of_later_version(text: &str) -> bool {
     #[derive(serde::Deserialize)]

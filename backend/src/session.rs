@@ -1,13 +1,12 @@
 //! One login on one connection: from `LOGIN` to the close.
 //!
 //! A session is one task that waits for five things: what the client says, answers of the store, pushes, a request to
-//! leave, and its alarm. It reads no further while [`WAITING`] sends are unanswered, so a client can only fill its own
-//! socket. Answers leave in the order of the sends.
+//! leave, and its alarm. It reads no further while [`WAITING`] sends and moves of cursors are unanswered, so a client
+//! can only fill its own socket. Answers leave in the order of the requests.
 
-use std::{collections::VecDeque, error::Error as _, future::pending, mem, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, pin::Pin, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
@@ -21,18 +20,22 @@ use crate::{
     conversation::{Conversation, is_id},
     delivery::{Leave, Push, Seat},
     frame::{
-        self, CLIENT_MSG_ID, Frame, Kick, KickReason, Login, LoginCode, LoginErr, LoginOk, MAX_BODY, MAX_FRAME, Ping,
-        Pong, RefusalCode, SendAck, SendErr, SyncErr, SyncPage,
+        self, Ack, CLIENT_MSG_ID, Frame, Kick, KickReason, Login, LoginCode, LoginErr, LoginOk, MAX_BODY, Ping, Pong,
+        Read, RefusalCode,
     },
-    load::Load,
     server::{Place, Server},
-    store::{Appending, NewMessage, StoreError, Stored},
+    store::{Advance, Cursor, NewMessage},
     token::{Identity, LEEWAY},
     upgrade::Downstream,
     wire::Wire,
 };
 
-/// Sends of one session that may be unanswered.
+use self::waiting::{Waiting, first_answer, refused, send_err};
+
+mod pages;
+mod waiting;
+
+/// Sends, and moves of cursors, of one session that may be unanswered.
 const WAITING: usize = 64;
 /// Pushes that leave in one write.
 const TOGETHER: usize = 64;
@@ -40,14 +43,6 @@ const TOGETHER: usize = 64;
 const SILENT_HEARTBEATS: u32 = 3;
 /// How long unanswered sends are waited for when the session ends politely.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Messages in a page when the client does not say, and at most.
-const PAGE: u32 = 100;
-const PAGE_MAX: u32 = 500;
-/// What a page needs besides its messages, in bytes.
-const PAGE_HEAD: usize = 256;
-/// When a refused request may be repeated, in milliseconds.
-const RETRY_BUSY: u32 = 200;
-const RETRY_FAILED: u32 = 1000;
 /// When another server may be tried, in milliseconds.
 const RETRY_ELSEWHERE: u32 = 500;
 
@@ -87,7 +82,7 @@ async fn log_in(server: &Arc<Server>, connection: &mut Connection) -> Result<(Se
     let node = server.config.node.clone();
     let ok = LoginOk { session_id, server_time: now(), heartbeat_s, resumed: false, node, caps: Vec::new() };
     connection.say(&Frame::LoginOk(ok)).await?;
-    tracing::debug!(user = %seat.user, device = %seat.device(), "logged in");
+    tracing::debug!(user = %seat.user(), device = %seat.device(), "logged in");
     Ok((seat, identity, pushes))
 }
 
@@ -133,16 +128,10 @@ struct Session<'a> {
     alarm: Pin<Box<Sleep>>,
 }
 
-/// A send that the store has not answered.
-struct Waiting {
-    client_msg_id: Bytes,
-    conv: String,
-    answer: Appending,
-}
-
 enum Event {
     Heard(Result<Option<Frame>, End>),
-    Answered(Frame),
+    /// There may be nothing to say.
+    Answered(Option<Frame>),
     Pushed(Arc<Push>),
     Asked(Leave),
     Alarm,
@@ -166,7 +155,7 @@ impl<'a> Session<'a> {
         loop {
             let done = match self.next().await {
                 Event::Heard(heard) => self.heard(heard).await,
-                Event::Answered(frame) => self.answered(frame).await,
+                Event::Answered(first) => self.answered(first).await,
                 Event::Pushed(push) => self.pushed(push).await,
                 Event::Asked(why) => Err(self.asked(why).await),
                 Event::Alarm => self.alarmed(),
@@ -181,7 +170,7 @@ impl<'a> Session<'a> {
         let load = &self.server.load;
         tokio::select! {
             heard = self.connection.hear(), if self.waiting.len() < WAITING => Event::Heard(heard),
-            frame = first_answer(&mut self.waiting, load) => Event::Answered(frame),
+            first = first_answer(&mut self.waiting, load) => Event::Answered(first),
             Some(push) = self.pushes.recv() => Event::Pushed(push),
             why = self.seat.link.asked() => Event::Asked(why),
             () = &mut self.alarm => Event::Alarm,
@@ -195,7 +184,11 @@ impl<'a> Session<'a> {
             None => Ok(()),
             Some(Frame::Ping(Ping { t })) => self.connection.say(&Frame::Pong(Pong { t, server_time: now() })).await,
             Some(Frame::Send(send)) => self.send(send).await,
+            Some(Frame::Ack(Ack { conv, seq })) => self.advance("ack", conv, Cursor::delivered(seq)).await,
+            Some(Frame::Read(Read { conv, seq })) => self.advance("read", conv, Cursor::read(seq)).await,
             Some(Frame::Sync(sync)) => self.sync(sync).await,
+            Some(Frame::History(history)) => self.history(history).await,
+            Some(Frame::Unread(unread)) => self.unread(unread).await,
             Some(Frame::Bye(_)) => Err(self.settle().await.err().unwrap_or(End::Bye)),
             Some(Frame::Login(_)) => Err(End::AlreadyLoggedIn),
             Some(_) => Err(End::NotAClientsFrame),
@@ -207,7 +200,7 @@ impl<'a> Session<'a> {
             Ok(client_msg_id) => {
                 let message = NewMessage {
                     conv: send.conv.clone(),
-                    sender: self.seat.user.clone(),
+                    sender: self.seat.user().to_owned(),
                     device: self.seat.device().to_owned(),
                     client_msg_id,
                     kind: send.kind,
@@ -215,7 +208,8 @@ impl<'a> Session<'a> {
                     sent_at: send.sent_at,
                 };
                 let answer = self.server.store.append(message);
-                self.waiting.push_back(Waiting { client_msg_id: send.client_msg_id, conv: send.conv, answer });
+                let (client_msg_id, conv) = (send.client_msg_id, send.conv);
+                self.waiting.push_back(Waiting::Send { client_msg_id, conv, answer });
                 Ok(())
             }
             Err(code) => self.connection.say(&send_err(send.client_msg_id, send.conv, code, 0)).await,
@@ -231,47 +225,33 @@ impl<'a> Session<'a> {
         Ok(id)
     }
 
+    /// Moves the user's cursor. There is no answer unless it fails: the receipt goes to the others.
+    async fn advance(&mut self, of: &'static str, conv: String, to: Cursor) -> Result<(), End> {
+        if let Err(code) = Conversation::of(&conv, self.seat.user()) {
+            return self.connection.say(&refused(of, conv, code, 0)).await;
+        }
+        let (user, device) = (self.seat.user().to_owned(), self.seat.device().to_owned());
+        let answer = self.server.store.advance(Advance { conv: conv.clone(), user, device, to });
+        self.waiting.push_back(Waiting::Advance { of, conv, answer });
+        Ok(())
+    }
+
     /// Checks that the user may use a conversation, and follows it if it is a room.
     fn enter(&mut self, conv: &str) -> Result<(), RefusalCode> {
-        match Conversation::of(conv, &self.seat.user)? {
+        match Conversation::of(conv, self.seat.user())? {
             Conversation::Room if !self.seat.follow(conv) => Err(RefusalCode::TooManyRooms),
             Conversation::Room | Conversation::Direct(..) => Ok(()),
         }
     }
 
-    async fn sync(&mut self, sync: frame::Sync) -> Result<(), End> {
-        let refuse = |conv, code: RefusalCode, retry_after_ms| {
-            Frame::SyncErr(SyncErr { conv, code: code.into(), retry_after_ms })
-        };
-        // A room is followed before it is read, so that no message falls between the page and the first push.
-        if let Err(code) = self.enter(&sync.conv) {
-            return self.connection.say(&refuse(sync.conv, code, 0)).await;
-        }
-        let limit = if sync.limit == 0 { PAGE } else { sync.limit.min(PAGE_MAX) };
-        let page = self.server.store.page(&sync.conv, sync.after_seq, limit, MAX_FRAME - PAGE_HEAD).await;
-        let frame = match page {
-            Ok(page) => {
-                let next_seq = page.msgs.last().map_or(sync.after_seq, |msg| msg.seq);
-                let more = next_seq < page.last_seq;
-                let (msgs, last_seq) = (page.msgs, page.last_seq);
-                Frame::SyncPage(SyncPage { conv: sync.conv, msgs, next_seq, last_seq, more })
-            }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a page cannot be read");
-                refuse(sync.conv, RefusalCode::Busy, RETRY_FAILED)
-            }
-        };
-        self.connection.say(&frame).await
-    }
-
     /// Sends an answer, and with it those that are there as well.
-    async fn answered(&mut self, first: Frame) -> Result<(), End> {
+    async fn answered(&mut self, first: Option<Frame>) -> Result<(), End> {
         let wire = self.connection.wire();
-        let mut frames = vec![wire.bytes(&first)];
+        let mut frames: Vec<_> = first.iter().map(|frame| wire.bytes(frame)).collect();
         while let Some(next) = first_answer(&mut self.waiting, &self.server.load).now_or_never() {
-            frames.push(wire.bytes(&next));
+            frames.extend(next.iter().map(|frame| wire.bytes(frame)));
         }
-        self.connection.say_all(frames).await
+        if frames.is_empty() { Ok(()) } else { self.connection.say_all(frames).await }
     }
 
     /// Sends a push, and with it those that wait as well.
@@ -302,11 +282,12 @@ impl<'a> Session<'a> {
     /// Waits for the answers to what was sent, so that a client that is told to leave knows what was stored.
     async fn settle(&mut self) -> Result<(), End> {
         let unanswered = mem::take(&mut self.waiting);
-        for waiting in unanswered {
+        for mut waiting in unanswered {
             // Unanswered is always a safe answer: the client sends again under the same id.
-            let Ok(answer) = timeout(SETTLE, waiting.answer).await else { return Ok(()) };
-            let frame = answer_frame(waiting.client_msg_id, waiting.conv, answer, &self.server.load);
-            self.connection.say(&frame).await?;
+            let Ok(answer) = timeout(SETTLE, waiting.answer(&self.server.load)).await else { return Ok(()) };
+            if let Some(frame) = answer {
+                self.connection.say(&frame).await?;
+            }
         }
         Ok(())
     }
@@ -334,35 +315,4 @@ fn until(expires: f64) -> Duration {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let seconds = expires + LEEWAY.as_secs_f64() - Duration::from_millis(now()).as_secs_f64();
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(YEAR).min(YEAR)
-}
-
-/// Waits for the oldest unanswered send; for ever when there is none. May be dropped and called again.
-async fn first_answer(waiting: &mut VecDeque<Waiting>, load: &Load) -> Frame {
-    let Some(first) = waiting.front_mut() else { return pending().await };
-    let answer = (&mut first.answer).await;
-    let Some(first) = waiting.pop_front() else { return pending().await };
-    answer_frame(first.client_msg_id, first.conv, answer, load)
-}
-
-fn answer_frame(client_msg_id: Bytes, conv: String, answer: Result<Stored, StoreError>, load: &Load) -> Frame {
-    match answer {
-        Ok(Stored { seq, time, duplicate }) => {
-            load.stored();
-            Frame::SendAck(SendAck { client_msg_id, conv, seq, server_time: time, duplicate })
-        }
-        Err(error) => {
-            load.failed();
-            tracing::warn!(%error, cause = error.source(), "a message was not acknowledged");
-            match error {
-                StoreError::Busy => send_err(client_msg_id, conv, RefusalCode::Busy, RETRY_BUSY),
-                StoreError::Failed(_) | StoreError::Closed | StoreError::Injected => {
-                    send_err(client_msg_id, conv, RefusalCode::NotStored, RETRY_FAILED)
-                }
-            }
-        }
-    }
-}
-
-fn send_err(client_msg_id: Bytes, conv: String, code: RefusalCode, retry_after_ms: u32) -> Frame {
-    Frame::SendErr(SendErr { client_msg_id, conv, code: code.into(), retry_after_ms })
 }

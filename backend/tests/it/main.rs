@@ -7,6 +7,7 @@ mod http;
 mod login;
 mod messages;
 mod process;
+mod receipts;
 mod shared;
 mod stop;
 mod ws;
