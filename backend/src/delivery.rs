@@ -7,13 +7,13 @@
 //! first: whatever else is pushed takes no more than half of a queue.
 //!
 //! A direct message goes to all sessions of its two users, a room's to the sessions that follow it: those that have
-//! sent to it or asked for its messages since their login. Receipts go the same ways.
+//! sent to it or asked for its messages since their login. Receipts go the same ways, presence to those who watch.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -29,12 +29,18 @@ use crate::{
     wire::Wire,
 };
 
+mod presence;
+mod seat;
+
+pub(crate) use seat::{Seat, WATCHED};
+
+use presence::LastSeen;
+use seat::{Crowds, Interests};
+
 /// Pushes that may wait for one session. They are shared, so a waiting push costs a pointer.
 const QUEUE: usize = 256;
 /// Of these, how many may be other things than messages.
 const QUEUE_OTHERS: usize = QUEUE / 2;
-/// Rooms that one session may follow.
-const ROOMS: usize = 256;
 /// Sessions following a room at this process up to which its receipts are pushed: everybody's receipt goes to everybody,
 /// so their number grows with the square of this.
 const ROOM_RECEIPTS: usize = 64;
@@ -54,7 +60,11 @@ pub(crate) struct Delivery {
 #[derive(Debug, Default)]
 struct Online {
     users: HashMap<String, Vec<Arc<Link>>>,
-    rooms: HashMap<String, HashMap<u64, Arc<Link>>>,
+    /// Who follows a room.
+    rooms: Crowds,
+    /// Who watches a user.
+    watchers: Crowds,
+    last_seen: LastSeen,
     leaving: bool,
 }
 
@@ -65,6 +75,9 @@ pub(crate) struct Link {
     user: String,
     device: String,
     pushes: mpsc::Sender<Arc<Push>>,
+    interests: Mutex<Interests>,
+    /// A [`PresenceState`](crate::frame::PresenceState).
+    state: AtomicI32,
     leave: OnceLock<Leave>,
     told: Notify,
 }
@@ -117,14 +130,6 @@ impl Push {
         };
         form.get_or_init(|| wire.bytes(&self.frame)).clone()
     }
-}
-
-/// A session's place among those who are online, given up when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    server: Arc<Server>,
-    pub(crate) link: Arc<Link>,
-    rooms: Vec<String>,
 }
 
 impl Delivery {
@@ -193,67 +198,6 @@ impl Online {
             None => {
                 tracing::warn!(%conv, "something stored belongs to no conversation of this version");
                 Box::new(std::iter::empty())
-            }
-        }
-    }
-}
-
-impl Seat {
-    /// Brings a session online; one of the same user and device is asked to leave.
-    pub(crate) fn take(server: &Arc<Server>, user: String, device: String) -> (Self, mpsc::Receiver<Arc<Push>>) {
-        let delivery = &server.delivery;
-        let (pushes, queue) = mpsc::channel(QUEUE);
-        let id = delivery.next_id.fetch_add(1, Relaxed);
-        let link = Arc::new(Link { id, user, device, pushes, leave: OnceLock::new(), told: Notify::new() });
-        let mut online = delivery.online();
-        if online.leaving {
-            link.ask(Leave::Restart);
-        }
-        let devices = online.users.entry(link.user.clone()).or_default();
-        devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
-        devices.push(Arc::clone(&link));
-        drop(online);
-        (Self { server: Arc::clone(server), link, rooms: Vec::new() }, queue)
-    }
-
-    pub(crate) fn user(&self) -> &str {
-        &self.link.user
-    }
-
-    pub(crate) fn device(&self) -> &str {
-        &self.link.device
-    }
-
-    /// From now on the session gets the pushes of this room; `false` if it follows too many already.
-    pub(crate) fn follow(&mut self, room: &str) -> bool {
-        if self.rooms.iter().any(|followed| followed == room) {
-            return true;
-        }
-        if self.rooms.len() == ROOMS {
-            return false;
-        }
-        self.rooms.push(room.to_owned());
-        let mut online = self.server.delivery.online();
-        online.rooms.entry(room.to_owned()).or_default().insert(self.link.id, Arc::clone(&self.link));
-        true
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut online = self.server.delivery.online();
-        if let Some(devices) = online.users.get_mut(&self.link.user) {
-            devices.retain(|link| link.id != self.link.id);
-            if devices.is_empty() {
-                online.users.remove(&self.link.user);
-            }
-        }
-        for room in &self.rooms {
-            if let Some(followers) = online.rooms.get_mut(room) {
-                followers.remove(&self.link.id);
-                if followers.is_empty() {
-                    online.rooms.remove(room);
-                }
             }
         }
     }

@@ -4,8 +4,8 @@
 //! derives instead of being generated: no `protoc`, no build script, and the doc comments stay beside the fields.
 //! The same structs carry the JSON twin (`json.rs`), so that the two forms cannot drift apart.
 //!
-//! Field numbers are for ever. docs/protocol.md lists them all, also those that are reserved for frames of later
-//! versions; an envelope with such a frame decodes to `None` here, which the receiver ignores.
+//! Field numbers are for ever. docs/protocol.md lists them all; an envelope with a frame of a later version decodes to
+//! `None` here, which the receiver ignores.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::json;
 
+mod presence;
 mod receipt;
 
+pub use presence::{Presence, PresenceSet, PresenceState, PresenceSub};
 pub use receipt::{Ack, Read, Receipt, Unread, UnreadConv, UnreadList};
 
 /// WebSocket subprotocol of the binary form: one [`Envelope`] per binary message.
@@ -73,6 +75,12 @@ pub enum Frame {
     UnreadList(UnreadList),
     #[prost(message, tag = "17")]
     History(History),
+    #[prost(message, tag = "18")]
+    PresenceSub(PresenceSub),
+    #[prost(message, tag = "19")]
+    PresenceSet(PresenceSet),
+    #[prost(message, tag = "20")]
+    Presence(Presence),
     #[prost(message, tag = "21")]
     Bye(Bye),
     #[prost(message, tag = "22")]
@@ -119,7 +127,10 @@ pub enum FrameError {
 /// What is on the wire: one frame, or none that this version knows.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
-    #[prost(oneof = "Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 21, 22, 23, 24, 25")]
+    #[prost(
+        oneof = "Frame",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+    )]
     pub frame: Option<Frame>,
 }
 
@@ -310,6 +321,12 @@ pub enum RefusalCode {
     NotStored = 6,
     /// The server has more to do than it can; nothing was stored.
     Busy = 7,
+    /// A name that cannot be a user id.
+    UserInvalid = 8,
+    /// More users than a session may watch.
+    TooManyUsers = 9,
+    /// A presence that this server does not know.
+    StateInvalid = 10,
 }
 
 /// Server: a message of a conversation, as a push or in a page.

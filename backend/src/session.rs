@@ -33,6 +33,7 @@ use crate::{
 use self::waiting::{Waiting, first_answer, refused, send_err};
 
 mod pages;
+mod presence;
 mod waiting;
 
 /// Sends, and moves of cursors, of one session that may be unanswered.
@@ -189,6 +190,8 @@ impl<'a> Session<'a> {
             Some(Frame::Sync(sync)) => self.sync(sync).await,
             Some(Frame::History(history)) => self.history(history).await,
             Some(Frame::Unread(unread)) => self.unread(unread).await,
+            Some(Frame::PresenceSub(wanted)) => self.watch(wanted).await,
+            Some(Frame::PresenceSet(wanted)) => self.show(wanted).await,
             Some(Frame::Bye(_)) => Err(self.settle().await.err().unwrap_or(End::Bye)),
             Some(Frame::Login(_)) => Err(End::AlreadyLoggedIn),
             Some(_) => Err(End::NotAClientsFrame),

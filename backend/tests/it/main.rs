@@ -6,6 +6,7 @@ mod crash;
 mod http;
 mod login;
 mod messages;
+mod presence;
 mod process;
 mod receipts;
 mod shared;
