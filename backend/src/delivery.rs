@@ -29,11 +29,13 @@ use crate::{
     wire::Wire,
 };
 
+mod memory;
 mod presence;
 mod seat;
 
-pub(crate) use seat::{Seat, WATCHED};
+pub(crate) use seat::{Newcomer, Resumed, Seat, WATCHED};
 
+use memory::Memory;
 use presence::LastSeen;
 use seat::{Crowds, Interests};
 
@@ -65,6 +67,7 @@ struct Online {
     /// Who watches a user.
     watchers: Crowds,
     last_seen: LastSeen,
+    memory: Memory,
     leaving: bool,
 }
 
@@ -74,6 +77,7 @@ pub(crate) struct Link {
     id: u64,
     user: String,
     device: String,
+    session_id: String,
     pushes: mpsc::Sender<Arc<Push>>,
     interests: Mutex<Interests>,
     /// A [`PresenceState`](crate::frame::PresenceState).

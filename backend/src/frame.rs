@@ -160,7 +160,7 @@ pub struct Login {
 pub struct Resume {
     #[prost(string, tag = "1")]
     pub session_id: String,
-    /// The last push that the client saw of it.
+    /// The last push that the client saw of it; not used.
     #[prost(uint64, tag = "2")]
     pub last_push: u64,
 }
@@ -177,7 +177,8 @@ pub struct LoginOk {
     /// How often the client should send `PING` when it has nothing else to say, in seconds.
     #[prost(uint32, tag = "3")]
     pub heartbeat_s: u32,
-    /// The session named by `resume` goes on; otherwise the client has to `SYNC`.
+    /// The session named by `resume` goes on: its rooms are followed, its users watched. What was missed is to be asked
+    /// for with `SYNC`, as after every login.
     #[prost(bool, tag = "4")]
     pub resumed: bool,
     /// Name of the server process.

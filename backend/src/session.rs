@@ -6,9 +6,7 @@
 
 use std::{collections::VecDeque, mem, pin::Pin, sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::FutureExt as _;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{
     sync::mpsc,
     time::{Instant, Sleep, sleep_until, timeout},
@@ -17,12 +15,9 @@ use tokio::{
 use crate::{
     clock::now,
     connection::{Connection, End},
-    conversation::{Conversation, is_id},
+    conversation::Conversation,
     delivery::{Leave, Push, Seat},
-    frame::{
-        self, Ack, CLIENT_MSG_ID, Frame, Kick, KickReason, Login, LoginCode, LoginErr, LoginOk, MAX_BODY, Ping, Pong,
-        Read, RefusalCode,
-    },
+    frame::{self, Ack, CLIENT_MSG_ID, Frame, Kick, KickReason, MAX_BODY, Ping, Pong, Read, RefusalCode},
     server::{Place, Server},
     store::{Advance, Cursor, NewMessage},
     token::{Identity, LEEWAY},
@@ -30,8 +25,12 @@ use crate::{
     wire::Wire,
 };
 
-use self::waiting::{Waiting, first_answer, refused, send_err};
+use self::{
+    login::log_in,
+    waiting::{Waiting, first_answer, refused, send_err},
+};
 
+mod login;
 mod pages;
 mod presence;
 mod waiting;
@@ -44,9 +43,6 @@ const TOGETHER: usize = 64;
 const SILENT_HEARTBEATS: u32 = 3;
 /// How long unanswered sends are waited for when the session ends politely.
 const SETTLE: Duration = Duration::from_secs(5);
-/// When another server may be tried, in milliseconds.
-const RETRY_ELSEWHERE: u32 = 500;
-
 /// Serves a connection after its `101` until it is closed.
 pub(crate) async fn run(server: Arc<Server>, stream: Downstream, wire: Wire, place: Place) {
     let mut connection = Connection::new(stream, wire, server.config.stall_timeout);
@@ -61,60 +57,6 @@ pub(crate) async fn run(server: Arc<Server>, stream: Downstream, wire: Wire, pla
 }
 
 type Pushes = mpsc::Receiver<Arc<Push>>;
-
-async fn log_in(server: &Arc<Server>, connection: &mut Connection) -> Result<(Seat, Identity, Pushes), End> {
-    let first = timeout(server.config.login_timeout, first_frame(connection));
-    let login = tokio::select! {
-        first = first => first.map_err(|_elapsed| End::LoginTimeout)??,
-        () = server.leaving.cancelled() => return Err(End::Restart),
-    };
-    let identity = match check(server, &login) {
-        Ok(identity) => identity,
-        Err(code) => {
-            let retry_after_ms = if code == LoginCode::TryLater { RETRY_ELSEWHERE } else { 0 };
-            connection.say(&Frame::LoginErr(LoginErr { code: code.into(), retry_after_ms })).await?;
-            return Err(End::LoginRefused);
-        }
-    };
-    let session_id = session_id()?;
-    // Online before the answer: what is stored after it is pushed, and what was stored before it the client asks for.
-    let (seat, pushes) = Seat::take(server, identity.user.clone(), login.device_id);
-    let heartbeat_s = u32::try_from(server.config.heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
-    let node = server.config.node.clone();
-    let ok = LoginOk { session_id, server_time: now(), heartbeat_s, resumed: false, node, caps: Vec::new() };
-    connection.say(&Frame::LoginOk(ok)).await?;
-    tracing::debug!(user = %seat.user(), device = %seat.device(), "logged in");
-    Ok((seat, identity, pushes))
-}
-
-async fn first_frame(connection: &mut Connection) -> Result<Login, End> {
-    loop {
-        match connection.hear().await? {
-            None => {}
-            Some(Frame::Login(login)) => return Ok(login),
-            Some(Frame::Bye(_)) => return Err(End::Bye),
-            Some(_) => return Err(End::LoginFirst),
-        }
-    }
-}
-
-fn check(server: &Server, login: &Login) -> Result<Identity, LoginCode> {
-    if server.draining() {
-        return Err(LoginCode::TryLater);
-    }
-    let now = Duration::from_millis(now()).as_secs_f64();
-    let identity = server.config.verifier.verify(&login.token, now)?;
-    if !is_id(&login.device_id) {
-        return Err(LoginCode::DeviceInvalid);
-    }
-    Ok(identity)
-}
-
-fn session_id() -> Result<String, End> {
-    let mut id = [0; 15];
-    SystemRandom::new().fill(&mut id).map_err(|_no_entropy| End::Internal)?;
-    Ok(URL_SAFE_NO_PAD.encode(id))
-}
 
 struct Session<'a> {
     server: Arc<Server>,
@@ -162,6 +104,9 @@ impl<'a> Session<'a> {
                 Event::Alarm => self.alarmed(),
             };
             if let Err(end) = done {
+                if end == End::Bye {
+                    self.seat.forget();
+                }
                 return end;
             }
         }

@@ -8,9 +8,12 @@ use std::{
     },
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
-use super::{Leave, Link, Push, QUEUE};
+use super::{Leave, Link, Online, Push, QUEUE, memory::Past};
 use crate::{
     frame::{Presence, PresenceState},
     server::Server,
@@ -26,6 +29,25 @@ pub(crate) const WATCHED: usize = 256;
 pub(crate) struct Seat {
     server: Arc<Server>,
     pub(crate) link: Arc<Link>,
+    /// The client said goodbye: there is nothing to go on with later.
+    over: bool,
+}
+
+/// Who comes online.
+#[derive(Debug)]
+pub(crate) struct Newcomer<'a> {
+    pub(crate) user: String,
+    pub(crate) device: String,
+    pub(crate) session_id: String,
+    /// The session that the client wants to go on with.
+    pub(crate) resume: Option<&'a str>,
+}
+
+/// Whether a session goes on where an earlier one ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    Yes,
+    No,
 }
 
 /// What a session wants to hear of besides its direct conversations.
@@ -53,29 +75,38 @@ fn part(crowds: &mut Crowds, name: &str, link: &Link) {
 }
 
 impl Seat {
-    /// Brings a session online; one of the same user and device is asked to leave.
-    pub(crate) fn take(server: &Arc<Server>, user: String, device: String) -> (Self, mpsc::Receiver<Arc<Push>>) {
+    /// Brings a session online; one of the same user and device is asked to leave. If that one, or one of this device
+    /// that has ended not long ago, has the name `resume`, the new session goes on with what it wanted.
+    pub(crate) fn take(
+        server: &Arc<Server>,
+        Newcomer { user, device, session_id, resume }: Newcomer<'_>,
+    ) -> (Self, mpsc::Receiver<Arc<Push>>, Resumed) {
         let delivery = &server.delivery;
         let (pushes, queue) = mpsc::channel(QUEUE);
         let link = Arc::new(Link {
             id: delivery.next_id.fetch_add(1, Relaxed),
             user,
             device,
+            session_id,
             pushes,
             interests: Mutex::default(),
             state: AtomicI32::new(PresenceState::Online.into()),
             leave: OnceLock::new(),
             told: Notify::new(),
         });
-        delivery.change(&link.user, |online| {
+        let resumed = delivery.change(&link.user, |online| {
             if online.leaving {
                 link.ask(Leave::Restart);
             }
+            let past = resume.and_then(|session_id| online.past(session_id, &link));
+            let resumed = if past.is_some() { Resumed::Yes } else { Resumed::No };
+            past.into_iter().for_each(|past| online.go_on(past, &link));
             let devices = online.users.entry(link.user.clone()).or_default();
             devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
             devices.push(Arc::clone(&link));
+            resumed
         });
-        (Self { server: Arc::clone(server), link }, queue)
+        (Self { server: Arc::clone(server), link, over: false }, queue, resumed)
     }
 
     pub(crate) fn user(&self) -> &str {
@@ -112,6 +143,11 @@ impl Seat {
         users.iter().map(|user| online.presence(user)).collect()
     }
 
+    /// The session ends for good.
+    pub(crate) fn forget(&mut self) {
+        self.over = true;
+    }
+
     /// How this session's user is seen, as far as this session is concerned.
     pub(crate) fn show(&self, state: PresenceState) {
         self.server.delivery.change(self.user(), |_| self.link.state.store(state.into(), Relaxed));
@@ -120,10 +156,14 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Interests { rooms, watched } = std::mem::take(&mut *self.link.interests());
+        let past = self.link.past();
         self.server.delivery.change(self.user(), |online| {
-            rooms.iter().for_each(|room| part(&mut online.rooms, room, &self.link));
-            watched.iter().for_each(|user| part(&mut online.watchers, user, &self.link));
+            past.interests.rooms.iter().for_each(|room| part(&mut online.rooms, room, &self.link));
+            past.interests.watched.iter().for_each(|user| part(&mut online.watchers, user, &self.link));
+            // The next session of a replaced one is there already.
+            if !self.over && self.link.leave.get() != Some(&Leave::Replaced) {
+                online.memory.remember(&self.link, past, Instant::now());
+            }
             if let Some(devices) = online.users.get_mut(self.user()) {
                 devices.retain(|link| link.id != self.link.id);
                 if devices.is_empty() {
@@ -134,7 +174,27 @@ impl Drop for Seat {
     }
 }
 
+impl Online {
+    /// What an earlier session of the same device left, or has if it is still there.
+    fn past(&mut self, session_id: &str, link: &Link) -> Option<Past> {
+        let there = self.of(&link.user).find(|other| other.device == link.device && other.session_id == session_id);
+        let there = there.map(|other| other.past());
+        there.or_else(|| self.memory.recall(session_id, link, Instant::now()))
+    }
+
+    fn go_on(&mut self, past: Past, link: &Arc<Link>) {
+        past.interests.rooms.iter().for_each(|room| join(&mut self.rooms, room, link));
+        past.interests.watched.iter().for_each(|user| join(&mut self.watchers, user, link));
+        link.state.store(past.state, Relaxed);
+        *link.interests() = past.interests;
+    }
+}
+
 impl Link {
+    fn past(&self) -> Past {
+        Past { interests: self.interests().clone(), state: self.state.load(Relaxed) }
+    }
+
     pub(super) fn interests(&self) -> std::sync::MutexGuard<'_, Interests> {
         self.interests.lock().unwrap_or_else(PoisonError::into_inner)
     }

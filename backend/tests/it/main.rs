@@ -9,6 +9,7 @@ mod messages;
 mod presence;
 mod process;
 mod receipts;
+mod resume;
 mod shared;
 mod stop;
 mod ws;

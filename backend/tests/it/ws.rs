@@ -6,8 +6,8 @@ use std::{
 };
 
 use backend::frame::{
-    Ack, Frame, History, Login, LoginOk, Msg, Read, Receipt, SUBPROTOCOL, SUBPROTOCOL_JSON, Send, SendAck, Sync,
-    SyncPage, Unread, UnreadList,
+    Ack, Frame, History, Login, LoginOk, Msg, Read, Receipt, Resume, SUBPROTOCOL, SUBPROTOCOL_JSON, Send, SendAck,
+    Sync, SyncPage, Unread, UnreadList,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -53,6 +53,17 @@ impl Client {
 
     pub(crate) async fn log_in(&mut self, user: &str, device: &str) -> LoginOk {
         self.say_login(token(user, 3600), device).await;
+        match self.hear().await {
+            Frame::LoginOk(ok) => ok,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Logs in to go on with an earlier session.
+    pub(crate) async fn resume(&mut self, user: &str, device: &str, session_id: &str) -> LoginOk {
+        let resume = Some(Resume { session_id: session_id.into(), last_push: 0 });
+        let login = Login { token: token(user, 3600), device_id: device.into(), resume, ..Login::default() };
+        self.say(&Frame::Login(login)).await;
         match self.hear().await {
             Frame::LoginOk(ok) => ok,
             other => panic!("{other:?}"),
