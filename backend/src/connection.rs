@@ -49,6 +49,7 @@ pub(crate) enum End {
     Silent,
     Stalled,
     TokenExpired,
+    TooFast,
 }
 
 impl End {
@@ -70,6 +71,7 @@ impl End {
             Self::Silent => (4004, "silent for three heartbeats"),
             Self::Stalled => (4005, "takes no data"),
             Self::TokenExpired => (4006, "token expired"),
+            Self::TooFast => (4008, "asks for too much"),
         })
     }
 }

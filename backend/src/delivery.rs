@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     conversation::Conversation,
-    frame::{Frame, Receipt},
+    frame::{Frame, Receipt, Reconnect},
     server::Server,
     store::{Fed, Moved, News, Position},
     wire::Wire,
@@ -146,6 +146,16 @@ impl Delivery {
         let mut online = self.online();
         online.leaving = true;
         online.users.values().flatten().for_each(|link| link.ask(Leave::Restart));
+    }
+
+    /// Every session that is there now.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        self.online().users.values().flatten().map(Arc::clone).collect()
+    }
+
+    /// Tells one session to connect again elsewhere.
+    pub(crate) fn ask_to_reconnect(&self, link: &Link, hint: Reconnect) {
+        self.queue(link, &Push::new(Frame::Reconnect(hint)));
     }
 
     /// Puts a message into the queues of all who should see it.

@@ -223,6 +223,8 @@ pub enum LoginCode {
     DeviceInvalid = 7,
     /// The server is full or stopping; another one may take the client.
     TryLater = 8,
+    /// The user has as many sessions on other devices as it may.
+    TooManySessions = 9,
 }
 
 /// Client: still here.
@@ -328,6 +330,8 @@ pub enum RefusalCode {
     TooManyUsers = 9,
     /// A presence that this server does not know.
     StateInvalid = 10,
+    /// The session asks for more than it may; nothing was done.
+    TooFast = 11,
 }
 
 /// Server: a message of a conversation, as a push or in a page.
@@ -439,7 +443,7 @@ pub struct Refused {
 #[derive(Clone, Copy, PartialEq, prost::Message, Serialize, Deserialize)]
 pub struct Bye {}
 
-/// Server: please connect again, elsewhere if you can. Reserved: this version never sends it.
+/// Server: please connect again, elsewhere if you can.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reconnect {

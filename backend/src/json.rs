@@ -133,6 +133,7 @@ impl Named for LoginCode {
         ("user_invalid", Self::UserInvalid),
         ("device_invalid", Self::DeviceInvalid),
         ("try_later", Self::TryLater),
+        ("too_many_sessions", Self::TooManySessions),
     ];
 }
 
@@ -149,6 +150,7 @@ impl Named for RefusalCode {
         ("user_invalid", Self::UserInvalid),
         ("too_many_users", Self::TooManyUsers),
         ("state_invalid", Self::StateInvalid),
+        ("too_fast", Self::TooFast),
     ];
 }
 

@@ -26,13 +26,17 @@ use crate::{
 };
 
 use self::{
+    allowance::{Allowance, Verdict},
     login::log_in,
-    waiting::{Waiting, first_answer, refused, send_err},
+    refusal::{refusal, refused, send_err},
+    waiting::{Waiting, first_answer},
 };
 
+mod allowance;
 mod login;
 mod pages;
 mod presence;
+mod refusal;
 mod waiting;
 
 /// Sends, and moves of cursors, of one session that may be unanswered.
@@ -43,6 +47,7 @@ const TOGETHER: usize = 64;
 const SILENT_HEARTBEATS: u32 = 3;
 /// How long unanswered sends are waited for when the session ends politely.
 const SETTLE: Duration = Duration::from_secs(5);
+
 /// Serves a connection after its `101` until it is closed.
 pub(crate) async fn run(server: Arc<Server>, stream: Downstream, wire: Wire, place: Place) {
     let mut connection = Connection::new(stream, wire, server.config.stall_timeout);
@@ -64,6 +69,7 @@ struct Session<'a> {
     seat: Seat,
     pushes: Pushes,
     waiting: VecDeque<Waiting>,
+    allowance: Allowance,
     heard: Instant,
     expires: Instant,
     /// The next moment at which silence or the token's end has to be looked at. Set again only when it rings: a
@@ -91,7 +97,8 @@ impl<'a> Session<'a> {
         let heard = Instant::now();
         let expires = heard + until(identity.expires);
         let alarm = Box::pin(sleep_until(expires.min(heard + silence(&server))));
-        Self { server, connection, seat, pushes, waiting: VecDeque::new(), heard, expires, alarm }
+        let allowance = Allowance::new(server.config.limits.requests_per_second, heard);
+        Self { server, connection, seat, pushes, waiting: VecDeque::new(), allowance, heard, expires, alarm }
     }
 
     async fn run(mut self) -> End {
@@ -129,17 +136,35 @@ impl<'a> Session<'a> {
         match frame {
             None => Ok(()),
             Some(Frame::Ping(Ping { t })) => self.connection.say(&Frame::Pong(Pong { t, server_time: now() })).await,
-            Some(Frame::Send(send)) => self.send(send).await,
-            Some(Frame::Ack(Ack { conv, seq })) => self.advance("ack", conv, Cursor::delivered(seq)).await,
-            Some(Frame::Read(Read { conv, seq })) => self.advance("read", conv, Cursor::read(seq)).await,
-            Some(Frame::Sync(sync)) => self.sync(sync).await,
-            Some(Frame::History(history)) => self.history(history).await,
-            Some(Frame::Unread(unread)) => self.unread(unread).await,
-            Some(Frame::PresenceSub(wanted)) => self.watch(wanted).await,
-            Some(Frame::PresenceSet(wanted)) => self.show(wanted).await,
-            Some(Frame::Bye(_)) => Err(self.settle().await.err().unwrap_or(End::Bye)),
+            Some(Frame::Bye(_)) => Err(self.settled(End::Bye).await),
             Some(Frame::Login(_)) => Err(End::AlreadyLoggedIn),
-            Some(_) => Err(End::NotAClientsFrame),
+            Some(request) => match self.allowance.ask(self.heard) {
+                Verdict::Fine => self.request(request).await,
+                Verdict::Later(wait) => self.too_fast(request, wait).await,
+                Verdict::Enough => Err(self.settled(End::TooFast).await),
+            },
+        }
+    }
+
+    async fn request(&mut self, request: Frame) -> Result<(), End> {
+        match request {
+            Frame::Send(send) => self.send(send).await,
+            Frame::Ack(Ack { conv, seq }) => self.advance("ack", conv, Cursor::delivered(seq)).await,
+            Frame::Read(Read { conv, seq }) => self.advance("read", conv, Cursor::read(seq)).await,
+            Frame::Sync(sync) => self.sync(sync).await,
+            Frame::History(history) => self.history(history).await,
+            Frame::Unread(unread) => self.unread(unread).await,
+            Frame::PresenceSub(wanted) => self.watch(wanted).await,
+            Frame::PresenceSet(wanted) => self.show(wanted).await,
+            _ => Err(End::NotAClientsFrame),
+        }
+    }
+
+    async fn too_fast(&mut self, request: Frame, wait: Duration) -> Result<(), End> {
+        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+        match refusal(request, RefusalCode::TooFast, retry_after_ms) {
+            Some(answer) => self.connection.say(&answer).await,
+            None => Err(End::NotAClientsFrame),
         }
     }
 
@@ -202,6 +227,15 @@ impl<'a> Session<'a> {
         if frames.is_empty() { Ok(()) } else { self.connection.say_all(frames).await }
     }
 
+    /// Waits until nothing is unanswered, so that what is read from the store then has all that this client has written.
+    async fn all_answered(&mut self) -> Result<(), End> {
+        while !self.waiting.is_empty() {
+            let first = first_answer(&mut self.waiting, &self.server.load).await;
+            self.answered(first).await?;
+        }
+        Ok(())
+    }
+
     /// Sends a push, and with it those that wait as well.
     async fn pushed(&mut self, first: Arc<Push>) -> Result<(), End> {
         let wire = self.connection.wire();
@@ -225,6 +259,11 @@ impl<'a> Session<'a> {
                 self.connection.say(&kick).await.err().unwrap_or(End::Replaced)
             }
         }
+    }
+
+    /// How a session ends that is told its last answers first.
+    async fn settled(&mut self, end: End) -> End {
+        self.settle().await.err().unwrap_or(end)
     }
 
     /// Waits for the answers to what was sent, so that a client that is told to leave knows what was stored.

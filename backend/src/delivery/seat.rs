@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{Leave, Link, Online, Push, QUEUE, memory::Past};
 use crate::{
-    frame::{Presence, PresenceState},
+    frame::{LoginCode, Presence, PresenceState},
     server::Server,
 };
 
@@ -77,10 +77,13 @@ fn part(crowds: &mut Crowds, name: &str, link: &Link) {
 impl Seat {
     /// Brings a session online; one of the same user and device is asked to leave. If that one, or one of this device
     /// that has ended not long ago, has the name `resume`, the new session goes on with what it wanted.
+    ///
+    /// # Errors
+    /// [`LoginCode::TooManySessions`] if the user has as many other sessions as it may.
     pub(crate) fn take(
         server: &Arc<Server>,
         Newcomer { user, device, session_id, resume }: Newcomer<'_>,
-    ) -> (Self, mpsc::Receiver<Arc<Push>>, Resumed) {
+    ) -> Result<(Self, mpsc::Receiver<Arc<Push>>, Resumed), LoginCode> {
         let delivery = &server.delivery;
         let (pushes, queue) = mpsc::channel(QUEUE);
         let link = Arc::new(Link {
@@ -98,15 +101,19 @@ impl Seat {
             if online.leaving {
                 link.ask(Leave::Restart);
             }
+            let stays = |other: &&Arc<Link>| other.device != link.device && other.leave.get().is_none();
+            if online.of(&link.user).filter(stays).count() >= server.config.limits.sessions_per_user {
+                return Err(LoginCode::TooManySessions);
+            }
             let past = resume.and_then(|session_id| online.past(session_id, &link));
             let resumed = if past.is_some() { Resumed::Yes } else { Resumed::No };
             past.into_iter().for_each(|past| online.go_on(past, &link));
             let devices = online.users.entry(link.user.clone()).or_default();
             devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
             devices.push(Arc::clone(&link));
-            resumed
-        });
-        (Self { server: Arc::clone(server), link, over: false }, queue, resumed)
+            Ok(resumed)
+        })?;
+        Ok((Self { server: Arc::clone(server), link, over: false }, queue, resumed))
     }
 
     pub(crate) fn user(&self) -> &str {

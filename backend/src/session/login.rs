@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::timeout;
 
-use super::Pushes;
+use super::{Pushes, silence};
 use crate::{
     clock::now,
     connection::{Connection, End},
@@ -26,20 +26,23 @@ pub(super) async fn log_in(server: &Arc<Server>, connection: &mut Connection) ->
         first = first => first.map_err(|_elapsed| End::LoginTimeout)??,
         () = server.leaving.cancelled() => return Err(End::Restart),
     };
-    let identity = match check(server, &login) {
-        Ok(identity) => identity,
+    let session_id = session_id()?;
+    let resume = login.resume.as_ref().map(|resume| resume.session_id.as_str());
+    let admitted = check(server, &login).and_then(|identity| {
+        let (user, device) = (identity.user.clone(), login.device_id.clone());
+        // Online before the answer: what is stored after it is pushed, and what was stored before it the client asks
+        // for.
+        let seat = Seat::take(server, Newcomer { user, device, session_id: session_id.clone(), resume })?;
+        Ok((identity, seat))
+    });
+    let (identity, (seat, pushes, resumed)) = match admitted {
+        Ok(admitted) => admitted,
         Err(code) => {
-            let retry_after_ms = if code == LoginCode::TryLater { RETRY_ELSEWHERE } else { 0 };
+            let retry_after_ms = retry_after(code, server);
             connection.say(&Frame::LoginErr(LoginErr { code: code.into(), retry_after_ms })).await?;
             return Err(End::LoginRefused);
         }
     };
-    let session_id = session_id()?;
-    let (user, device) = (identity.user.clone(), login.device_id);
-    let resume = login.resume.as_ref().map(|resume| resume.session_id.as_str());
-    // Online before the answer: what is stored after it is pushed, and what was stored before it the client asks for.
-    let newcomer = Newcomer { user, device, session_id: session_id.clone(), resume };
-    let (seat, pushes, resumed) = Seat::take(server, newcomer);
     let heartbeat_s = u32::try_from(server.config.heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
     let node = server.config.node.clone();
     let resumed = resumed == Resumed::Yes;
@@ -70,6 +73,16 @@ fn check(server: &Server, login: &Login) -> Result<Identity, LoginCode> {
         return Err(LoginCode::DeviceInvalid);
     }
     Ok(identity)
+}
+
+/// When another try may succeed, in milliseconds; 0: not with this token.
+fn retry_after(code: LoginCode, server: &Server) -> u32 {
+    match code {
+        LoginCode::TryLater => RETRY_ELSEWHERE,
+        // Sessions whose device has gone end after some silence.
+        LoginCode::TooManySessions => u32::try_from(silence(server).as_millis()).unwrap_or(u32::MAX),
+        _ => 0,
+    }
 }
 
 fn session_id() -> Result<String, End> {

@@ -2,14 +2,14 @@
 
 use super::{
     Session,
-    waiting::{RETRY_FAILED, refused},
+    refusal::{refused, sync_err},
+    waiting::RETRY_FAILED,
 };
 use crate::{
     connection::End,
     conversation::Conversation,
     frame::{
-        Frame, History, MAX_FRAME, MAX_UNREAD, Receipt, RefusalCode, Sync, SyncErr, SyncPage, Unread, UnreadConv,
-        UnreadList,
+        Frame, History, MAX_FRAME, MAX_UNREAD, Receipt, RefusalCode, Sync, SyncPage, Unread, UnreadConv, UnreadList,
     },
     server::Server,
     store::{Cursor, Page, Part, StoreError},
@@ -61,6 +61,7 @@ impl Session<'_> {
     }
 
     pub(super) async fn unread(&mut self, Unread { after }: Unread) -> Result<(), End> {
+        self.all_answered().await?;
         // One more than is told, to know whether there is more.
         let limit = u32::try_from(MAX_UNREAD + 1).unwrap_or(u32::MAX);
         let frame = match self.server.store.taking_part(self.seat.user(), &after, limit).await {
@@ -106,8 +107,4 @@ fn messages(limit: u32) -> u32 {
 fn unread_conv(part: Part) -> UnreadConv {
     let n = part.unread();
     UnreadConv { conv: part.conv, last_seq: part.last_seq, read_seq: part.cursor.read_seq, n }
-}
-
-fn sync_err(conv: String, code: RefusalCode, retry_after_ms: u32) -> Frame {
-    Frame::SyncErr(SyncErr { conv, code: code.into(), retry_after_ms })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Session, waiting::refused};
+use super::{Session, refusal::refused};
 use crate::{
     connection::End,
     conversation::is_id,

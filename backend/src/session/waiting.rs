@@ -4,8 +4,9 @@ use std::{collections::VecDeque, error::Error as _, future::pending, mem};
 
 use bytes::Bytes;
 
+use super::refusal::{refused, send_err};
 use crate::{
-    frame::{Frame, RefusalCode, Refused, SendAck, SendErr},
+    frame::{Frame, RefusalCode, SendAck},
     load::Load,
     store::{Advancing, Appending, StoreError, Stored},
 };
@@ -77,12 +78,4 @@ fn told(error: &StoreError) -> (RefusalCode, u32) {
         StoreError::Busy => (RefusalCode::Busy, RETRY_BUSY),
         StoreError::Failed(_) | StoreError::Closed | StoreError::Injected => (RefusalCode::NotStored, RETRY_FAILED),
     }
-}
-
-pub(super) fn send_err(client_msg_id: Bytes, conv: String, code: RefusalCode, retry_after_ms: u32) -> Frame {
-    Frame::SendErr(SendErr { client_msg_id, conv, code: code.into(), retry_after_ms })
-}
-
-pub(super) fn refused(of: &str, conv: String, code: RefusalCode, retry_after_ms: u32) -> Frame {
-    Frame::Refused(Refused { of: of.to_owned(), conv, code: code.into(), retry_after_ms })
 }

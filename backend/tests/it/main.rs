@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper has to fail its test")]
 
 mod crash;
+mod drain;
 mod http;
+mod limits;
 mod login;
 mod messages;
 mod presence;

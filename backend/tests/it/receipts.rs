@@ -73,6 +73,7 @@ async fn a_place_beyond_the_end_is_the_end() {
     let mut alice = Client::login(im.address, "alice", "phone").await;
     let mut bob = Client::login(im.address, "bob", "phone").await;
     bob.read(CONV, 7).await; // there is no message, so there is nothing to read
+    assert_eq!(bob.unread("").await.convs, []);
     alice.send(CONV, 1, b"one").await;
     assert_eq!(bob.hear_msg().await.seq, 1);
     bob.read(CONV, u64::MAX).await;
@@ -165,6 +166,7 @@ async fn unread_lists_the_conversations_that_one_is_in() {
     assert_eq!(bob.unread(CONV).await.convs, [unread("room:b", 2, 1)]);
     bob.read(CONV, 1).await;
     bob.read("room:b", 2).await;
+    assert_eq!(bob.unread("").await.convs, [unread(CONV, 2, 1), unread("room:b", 2, 2)], "what was just said counts");
     // Who writes without having read what was before has not read it.
     bob.send(CONV, 1, b"three").await;
     assert_eq!(bob.unread("").await.convs, [unread(CONV, 3, 1), unread("room:b", 2, 2)]);
