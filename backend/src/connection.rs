@@ -53,7 +53,8 @@ pub(crate) enum End {
 }
 
 impl End {
-    fn code(self) -> Option<(u16, &'static str)> {
+    /// The code and the words of the Close; `None` where there is nobody left to hear them.
+    pub(crate) fn code(self) -> Option<(u16, &'static str)> {
         Some(match self {
             Self::Gone => return None,
             Self::Bye => (1000, "bye"),

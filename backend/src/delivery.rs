@@ -13,12 +13,13 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI32, AtomicU64},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -50,13 +51,13 @@ const ROOM_RECEIPTS: usize = 64;
 const REST: Duration = Duration::from_secs(1);
 
 /// Everybody who is logged in at this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Delivery {
     online: Mutex<Online>,
     next_id: AtomicU64,
     /// Pushes put into queues, and pushes that found a full one or a fault.
-    pub(crate) pushed: AtomicU64,
-    pub(crate) dropped: AtomicU64,
+    pub(crate) pushed: IntCounter,
+    pub(crate) dropped: IntCounter,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +138,16 @@ impl Push {
 }
 
 impl Delivery {
+    /// Nobody is there yet. The counters are for pushes put into queues and for those that found a full one or a fault.
+    pub(crate) fn new(pushed: IntCounter, dropped: IntCounter) -> Self {
+        Self { online: Mutex::default(), next_id: AtomicU64::new(0), pushed, dropped }
+    }
+
+    /// Sessions that are logged in.
+    pub(crate) fn sessions(&self) -> usize {
+        self.online().users.values().map(Vec::len).sum()
+    }
+
     fn online(&self) -> MutexGuard<'_, Online> {
         self.online.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,7 +195,7 @@ impl Delivery {
             Some(Err(_full_or_gone)) => &self.dropped,
             None => &self.dropped,
         };
-        count.fetch_add(1, Relaxed);
+        count.inc();
     }
 }
 
@@ -252,7 +263,7 @@ fn deliver_all(server: &Server, News { messages, moves, end: _ }: News) {
     messages.iter().for_each(|fed| server.load.delivering(fed.msg.time));
     if server.faults.drops_pushes() {
         let dropped = u64::try_from(messages.len() + moves.len()).unwrap_or(u64::MAX);
-        delivery.dropped.fetch_add(dropped, Relaxed);
+        delivery.dropped.inc_by(dropped);
         return;
     }
     messages.into_iter().for_each(|fed| delivery.deliver(fed));

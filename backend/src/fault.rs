@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use prometheus::core::Collector;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError};
@@ -156,6 +157,14 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
             return Err(StoreError::Injected);
         }
         self.store.check_writable().await
+    }
+
+    async fn bytes(&self) -> Result<u64, StoreError> {
+        self.store.bytes().await
+    }
+
+    fn metrics(&self) -> Vec<Box<dyn Collector>> {
+        self.store.metrics()
     }
 
     async fn close(&self) {

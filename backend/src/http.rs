@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{server::Server, upgrade};
+use crate::{metrics, server::Server, upgrade};
 
 mod admin;
 
@@ -95,6 +95,7 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAdd
         "/healthz" if reads => healthz(),
         "/readyz" if reads => readyz(server).await,
         "/load" if reads => answer_json(StatusCode::OK, &server.load.report(server)),
+        "/metrics" if reads => metrics(server).await,
         "/echo" if request.method() == Method::POST => echo(request),
         "/admin/drain" if server.config.admin && request.method() == Method::POST => admin::drain(server, &request),
         "/admin/drain" if server.config.admin => not_allowed("POST"),
@@ -103,7 +104,7 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAdd
             admin::fault(server, request).await
         }
         "/ws" => not_allowed("GET"),
-        "/healthz" | "/readyz" | "/load" => not_allowed("GET, HEAD"),
+        "/healthz" | "/readyz" | "/load" | "/metrics" => not_allowed("GET, HEAD"),
         "/echo" => not_allowed("POST"),
         "/admin/fault" if server.config.faults => not_allowed("GET, HEAD, POST"),
         _ => refuse(StatusCode::NOT_FOUND, "there is nothing here"),
@@ -135,6 +136,21 @@ async fn readyz(server: &Server) -> Response<Body> {
 
 /// How long `/readyz` waits for its commit: shorter than what a prober waits for the answer.
 const WRITABLE: Duration = Duration::from_secs(1);
+
+/// The counters and gauges, in Prometheus' text format.
+async fn metrics(server: &Server) -> Response<Body> {
+    match metrics::page(server).await {
+        Ok(page) => {
+            let mut response = Response::new(Either::Left(Full::from(page)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
+            response
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be written");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written")
+        }
+    }
+}
 
 /// What arrived here, for those who want to see what an edge in front passes on.
 fn whoami(server: &Server, request: &Request<Incoming>, peer: SocketAddr) -> Response<Body> {

@@ -122,6 +122,11 @@ pub(crate) trait Named: Copy + Into<i32> + 'static {
     const ALL: &'static [(&'static str, Self)];
 }
 
+/// The name of a code; `unspecified` for a number that has none here.
+pub(crate) fn name<C: Named>(code: i32) -> &'static str {
+    C::ALL.iter().find(|(_, named)| (*named).into() == code).map_or("unspecified", |(name, _)| name)
+}
+
 impl Named for LoginCode {
     const ALL: &'static [(&'static str, Self)] = &[
         ("unspecified", Self::Unspecified),

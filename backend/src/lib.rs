@@ -30,6 +30,7 @@ pub mod frame;
 mod http;
 mod json;
 mod load;
+mod metrics;
 mod server;
 mod session;
 pub mod store;
@@ -40,6 +41,7 @@ mod wire;
 pub use drain::Pace;
 
 use fault::{Faults, Faulty};
+use metrics::Metrics;
 use server::Server;
 use store::{SqliteStore, Store};
 use token::Verifier;
@@ -109,6 +111,8 @@ pub enum StartError {
     },
     #[error("the store cannot be read")]
     Read(#[source] store::StoreError),
+    #[error("the metrics cannot be made")]
+    Metrics(#[source] prometheus::Error),
 }
 
 /// A running server. Dropping it without [`Backend::stop`] leaves its tasks to the runtime.
@@ -146,7 +150,8 @@ impl Backend {
         // Before the first session, so that no message falls between its login and the beginning of the feed.
         let newest = store.newest().await.map_err(StartError::Read)?;
 
-        let server = Arc::new(Server::new(config, store, faults));
+        let metrics = Metrics::new(store.metrics()).map_err(StartError::Metrics)?;
+        let server = Arc::new(Server::new(config, store, faults, metrics));
         server.spawn(delivery::feed(Arc::clone(&server), newest));
         server.spawn(load::sample(Arc::clone(&server)));
         let addresses = listeners.iter().map(|(address, _)| *address).collect();

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, delivery::Delivery, fault::Faults, load::Load, store::Store};
+use crate::{Config, delivery::Delivery, fault::Faults, load::Load, metrics::Metrics, store::Store};
 
 pub(crate) struct Server {
     pub(crate) config: Config,
@@ -16,6 +16,7 @@ pub(crate) struct Server {
     pub(crate) faults: Arc<Faults>,
     pub(crate) delivery: Delivery,
     pub(crate) load: Load,
+    pub(crate) metrics: Metrics,
     /// Cancelled when everybody has to leave.
     pub(crate) leaving: CancellationToken,
     draining: AtomicBool,
@@ -25,13 +26,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(config: Config, store: Arc<dyn Store>, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(config: Config, store: Arc<dyn Store>, faults: Arc<Faults>, metrics: Metrics) -> Self {
         Self {
             config,
             store,
             faults,
-            delivery: Delivery::default(),
+            delivery: Delivery::new(metrics.pushes.clone(), metrics.pushes_dropped.clone()),
             load: Load::default(),
+            metrics,
             leaving: CancellationToken::new(),
             draining: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),

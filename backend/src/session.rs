@@ -53,10 +53,13 @@ pub(crate) async fn run(server: Arc<Server>, stream: Downstream, wire: Wire, pla
     let mut connection = Connection::new(stream, wire, server.config.stall_timeout);
     // Boxed, so that a session at rest does not carry the space of its first and last moments.
     let end = match Box::pin(log_in(&server, &mut connection)).await {
-        Ok((seat, identity, pushes)) => Session::new(server, &mut connection, seat, &identity, pushes).run().await,
+        Ok((seat, identity, pushes)) => {
+            Session::new(Arc::clone(&server), &mut connection, seat, &identity, pushes).run().await
+        }
         Err(end) => end,
     };
     tracing::debug!(?end, "connection ends");
+    server.metrics.closed(end);
     Box::pin(connection.close(end)).await;
     drop(place);
 }
@@ -135,15 +138,23 @@ impl<'a> Session<'a> {
         self.heard = Instant::now();
         match frame {
             None => Ok(()),
-            Some(Frame::Ping(Ping { t })) => self.connection.say(&Frame::Pong(Pong { t, server_time: now() })).await,
+            Some(Frame::Ping(Ping { t })) => self.say(&Frame::Pong(Pong { t, server_time: now() })).await,
             Some(Frame::Bye(_)) => Err(self.settled(End::Bye).await),
             Some(Frame::Login(_)) => Err(End::AlreadyLoggedIn),
-            Some(request) => match self.allowance.ask(self.heard) {
-                Verdict::Fine => self.request(request).await,
-                Verdict::Later(wait) => self.too_fast(request, wait).await,
-                Verdict::Enough => Err(self.settled(End::TooFast).await),
-            },
+            Some(request) => {
+                self.server.metrics.asked(&request);
+                match self.allowance.ask(self.heard) {
+                    Verdict::Fine => self.request(request).await,
+                    Verdict::Later(wait) => self.too_fast(request, wait).await,
+                    Verdict::Enough => Err(self.settled(End::TooFast).await),
+                }
+            }
         }
+    }
+
+    async fn say(&mut self, frame: &Frame) -> Result<(), End> {
+        self.server.metrics.answered(frame);
+        self.connection.say(frame).await
     }
 
     async fn request(&mut self, request: Frame) -> Result<(), End> {
@@ -163,7 +174,7 @@ impl<'a> Session<'a> {
     async fn too_fast(&mut self, request: Frame, wait: Duration) -> Result<(), End> {
         let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
         match refusal(request, RefusalCode::TooFast, retry_after_ms) {
-            Some(answer) => self.connection.say(&answer).await,
+            Some(answer) => self.say(&answer).await,
             None => Err(End::NotAClientsFrame),
         }
     }
@@ -185,7 +196,7 @@ impl<'a> Session<'a> {
                 self.waiting.push_back(Waiting::Send { client_msg_id, conv, answer });
                 Ok(())
             }
-            Err(code) => self.connection.say(&send_err(send.client_msg_id, send.conv, code, 0)).await,
+            Err(code) => self.say(&send_err(send.client_msg_id, send.conv, code, 0)).await,
         }
     }
 
@@ -201,7 +212,7 @@ impl<'a> Session<'a> {
     /// Moves the user's cursor. There is no answer unless it fails: the receipt goes to the others.
     async fn advance(&mut self, of: &'static str, conv: String, to: Cursor) -> Result<(), End> {
         if let Err(code) = Conversation::of(&conv, self.seat.user()) {
-            return self.connection.say(&refused(of, conv, code, 0)).await;
+            return self.say(&refused(of, conv, code, 0)).await;
         }
         let (user, device) = (self.seat.user().to_owned(), self.seat.device().to_owned());
         let answer = self.server.store.advance(Advance { conv: conv.clone(), user, device, to });
@@ -219,12 +230,17 @@ impl<'a> Session<'a> {
 
     /// Sends an answer, and with it those that are there as well.
     async fn answered(&mut self, first: Option<Frame>) -> Result<(), End> {
-        let wire = self.connection.wire();
-        let mut frames: Vec<_> = first.iter().map(|frame| wire.bytes(frame)).collect();
+        let mut frames = Vec::from_iter(first);
         while let Some(next) = first_answer(&mut self.waiting, &self.server.load).now_or_never() {
-            frames.extend(next.iter().map(|frame| wire.bytes(frame)));
+            frames.extend(next);
         }
-        if frames.is_empty() { Ok(()) } else { self.connection.say_all(frames).await }
+        if frames.is_empty() {
+            return Ok(());
+        }
+        frames.iter().for_each(|frame| self.server.metrics.answered(frame));
+        let wire = self.connection.wire();
+        let frames: Vec<_> = frames.iter().map(|frame| wire.bytes(frame)).collect();
+        self.connection.say_all(frames).await
     }
 
     /// Waits until nothing is unanswered, so that what is read from the store then has all that this client has written.
@@ -256,7 +272,7 @@ impl<'a> Session<'a> {
             Leave::Restart => End::Restart,
             Leave::Replaced => {
                 let kick = Frame::Kick(Kick { reason: KickReason::SameDevice.into() });
-                self.connection.say(&kick).await.err().unwrap_or(End::Replaced)
+                self.say(&kick).await.err().unwrap_or(End::Replaced)
             }
         }
     }
@@ -273,7 +289,7 @@ impl<'a> Session<'a> {
             // Unanswered is always a safe answer: the client sends again under the same id.
             let Ok(answer) = timeout(SETTLE, waiting.answer(&self.server.load)).await else { return Ok(()) };
             if let Some(frame) = answer {
-                self.connection.say(&frame).await?;
+                self.say(&frame).await?;
             }
         }
         Ok(())

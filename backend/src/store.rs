@@ -13,6 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus::core::Collector;
 
 mod sqlite;
 
@@ -68,6 +69,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// A real commit, or one that has just succeeded.
     async fn check_writable(&self) -> Result<(), StoreError>;
+
+    /// What it takes on the disk, in bytes.
+    async fn bytes(&self) -> Result<u64, StoreError>;
+
+    /// What it tells Prometheus, with names that begin with `warbler_im_`.
+    fn metrics(&self) -> Vec<Box<dyn Collector>>;
 
     /// Ends after everything taken so far is answered. Appends after it are refused.
     async fn close(&self);

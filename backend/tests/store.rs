@@ -327,6 +327,18 @@ mod suite {
         .unwrap();
     }
 
+    pub(crate) async fn it_says_how_large_it_is_and_counts_its_commits(store: &dyn Store) {
+        let before = store.bytes().await.unwrap();
+        for id in 0..200 {
+            append(store, "room:a", "alice", id).await;
+        }
+        assert!(store.bytes().await.unwrap() > before);
+        let families: Vec<_> = store.metrics().into_iter().flat_map(|collector| collector.collect()).collect();
+        let sizes = families.iter().find(|family| family.name() == "warbler_im_commit_batch_size").unwrap();
+        let sizes = sizes.get_metric()[0].get_histogram();
+        assert_eq!((sizes.get_sample_count(), sizes.get_sample_sum().round()), (200, 200.0));
+    }
+
     pub(crate) async fn it_is_writable_until_it_is_closed(store: &dyn Store) {
         store.check_writable().await.unwrap();
         let answers: Vec<_> = (0..100).map(|id| store.append(message("room:a", "alice", id))).collect();
@@ -456,6 +468,7 @@ macro_rules! conformance {
             the_feed_shows_moves_that_are_news
             the_feed_shows_every_move_at_least_with_its_end
             cursors_do_not_overtake_the_messages_in_the_feed
+            it_says_how_large_it_is_and_counts_its_commits
             it_is_writable_until_it_is_closed
         })*
     };

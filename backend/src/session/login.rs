@@ -38,6 +38,7 @@ pub(super) async fn log_in(server: &Arc<Server>, connection: &mut Connection) ->
     let (identity, (seat, pushes, resumed)) = match admitted {
         Ok(admitted) => admitted,
         Err(code) => {
+            server.metrics.login_refused(code);
             let retry_after_ms = retry_after(code, server);
             connection.say(&Frame::LoginErr(LoginErr { code: code.into(), retry_after_ms })).await?;
             return Err(End::LoginRefused);
@@ -46,6 +47,7 @@ pub(super) async fn log_in(server: &Arc<Server>, connection: &mut Connection) ->
     let heartbeat_s = u32::try_from(server.config.heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
     let node = server.config.node.clone();
     let resumed = resumed == Resumed::Yes;
+    server.metrics.logged_in(resumed);
     let ok = LoginOk { session_id, server_time: now(), heartbeat_s, resumed, node, caps: Vec::new() };
     connection.say(&Frame::LoginOk(ok)).await?;
     tracing::debug!(user = %seat.user(), device = %seat.device(), "logged in");

@@ -27,7 +27,7 @@ impl Session<'_> {
     pub(super) async fn sync(&mut self, Sync { conv, after_seq, limit }: Sync) -> Result<(), End> {
         // A room is followed before it is read, so that no message falls between the page and the first push.
         if let Err(code) = self.enter(&conv) {
-            return self.connection.say(&sync_err(conv, code, 0)).await;
+            return self.say(&sync_err(conv, code, 0)).await;
         }
         match self.server.store.page(&conv, after_seq, messages(limit), PAGE_BYTES).await {
             Ok(Page { msgs, last_seq }) => {
@@ -46,7 +46,7 @@ impl Session<'_> {
 
     pub(super) async fn history(&mut self, History { conv, before_seq, limit }: History) -> Result<(), End> {
         if let Err(code) = self.enter(&conv) {
-            return self.connection.say(&sync_err(conv, code, 0)).await;
+            return self.say(&sync_err(conv, code, 0)).await;
         }
         let before = if before_seq == 0 { u64::MAX } else { before_seq };
         match self.server.store.page_before(&conv, before, messages(limit), PAGE_BYTES).await {
@@ -54,7 +54,7 @@ impl Session<'_> {
                 // 1 and not 0 when nothing is left, or a client that goes on would begin again at the end.
                 let next_seq = msgs.first().map_or(1, |msg| msg.seq);
                 let page = SyncPage { conv, msgs, next_seq, last_seq, more: next_seq > 1 };
-                self.connection.say(&Frame::SyncPage(page)).await
+                self.say(&Frame::SyncPage(page)).await
             }
             Err(error) => self.no_page(conv, &error).await,
         }
@@ -75,12 +75,12 @@ impl Session<'_> {
                 refused("unread", String::new(), RefusalCode::Busy, RETRY_FAILED)
             }
         };
-        self.connection.say(&frame).await
+        self.say(&frame).await
     }
 
     async fn no_page(&mut self, conv: String, error: &StoreError) -> Result<(), End> {
         tracing::error!(error = error as &dyn std::error::Error, "a page cannot be read");
-        self.connection.say(&sync_err(conv, RefusalCode::Busy, RETRY_FAILED)).await
+        self.say(&sync_err(conv, RefusalCode::Busy, RETRY_FAILED)).await
     }
 }
 

@@ -12,19 +12,20 @@ use crate::{
 
 impl Session<'_> {
     pub(super) async fn watch(&mut self, PresenceSub { users }: PresenceSub) -> Result<(), End> {
-        let frames = match check(users) {
-            Ok(users) => self.seat.watch(users).into_iter().map(Frame::Presence).collect(),
-            Err(code) => vec![refused("presence_sub", String::new(), code, 0)],
+        let users = match check(users) {
+            Ok(users) => users,
+            Err(code) => return self.say(&refused("presence_sub", String::new(), code, 0)).await,
         };
         let wire = self.connection.wire();
-        let frames: Vec<_> = frames.iter().map(|frame| wire.bytes(frame)).collect();
+        let now = self.seat.watch(users).into_iter();
+        let frames: Vec<_> = now.map(|presence| wire.bytes(&Frame::Presence(presence))).collect();
         self.connection.say_all(frames).await
     }
 
     pub(super) async fn show(&mut self, wanted: PresenceSet) -> Result<(), End> {
         match wanted.state() {
             PresenceState::Unspecified => {
-                self.connection.say(&refused("presence_set", String::new(), RefusalCode::StateInvalid, 0)).await
+                self.say(&refused("presence_set", String::new(), RefusalCode::StateInvalid, 0)).await
             }
             state => {
                 self.seat.show(state);

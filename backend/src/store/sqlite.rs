@@ -17,15 +17,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use prometheus::core::Collector;
 use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use self::{
+    commits::Commits,
     read::Side,
     writer::{Committed, Work, Writer},
 };
 use super::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError, Stored};
 
+mod commits;
 mod read;
 mod schema;
 mod writer;
@@ -54,6 +57,8 @@ pub enum OpenError {
     NotDurable { setting: &'static str, found: String, wanted: &'static str },
     #[error("the writer thread cannot be started")]
     Thread(#[source] io::Error),
+    #[error("the metrics of commits cannot be made")]
+    Metrics(#[source] prometheus::Error),
 }
 
 /// [`Store`] over one SQLite file, `messages.db` in the data directory.
@@ -63,6 +68,7 @@ pub struct SqliteStore {
     work: Mutex<Option<mpsc::SyncSender<Work>>>,
     queue_bytes: Arc<Semaphore>,
     committed: Arc<Committed>,
+    commits: Commits,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     grown: Arc<Notify>,
     readers: Readers,
@@ -81,7 +87,8 @@ impl SqliteStore {
         let (work, queue) = mpsc::sync_channel(QUEUE);
         let committed = Arc::new(Committed::default());
         let grown = Arc::new(Notify::new());
-        let writer = Writer::new(db, Arc::clone(&committed), Arc::clone(&grown));
+        let commits = Commits::new().map_err(OpenError::Metrics)?;
+        let writer = Writer::new(db, Arc::clone(&committed), commits.clone(), Arc::clone(&grown));
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
@@ -90,6 +97,7 @@ impl SqliteStore {
             work: Mutex::new(Some(work)),
             queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             committed,
+            commits,
             writer: Mutex::new(Some(writer)),
             grown,
             readers,
@@ -173,6 +181,17 @@ impl Store for SqliteStore {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    async fn bytes(&self) -> Result<u64, StoreError> {
+        let path = self.readers.path.clone();
+        let looked = tokio::task::spawn_blocking(move || size(&path)).await;
+        let failed = |cause: Arc<dyn std::error::Error + Send + Sync>| StoreError::Failed(cause);
+        looked.map_err(|panicked| failed(Arc::new(panicked)))?.map_err(|cause| failed(Arc::new(cause)))
+    }
+
+    fn metrics(&self) -> Vec<Box<dyn Collector>> {
+        self.commits.collectors()
+    }
+
     async fn close(&self) {
         drop(self.work.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -183,6 +202,12 @@ impl Store for SqliteStore {
             }
         }
     }
+}
+
+/// The database and its write-ahead log, which is not there before the first write or after the last close.
+fn size(path: &Path) -> io::Result<u64> {
+    let log = fs::metadata(path.with_extension("db-wal")).map_or(0, |log| log.len());
+    Ok(fs::metadata(path)?.len() + log)
 }
 
 /// Connections for reading, opened as they are needed and kept.

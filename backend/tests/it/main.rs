@@ -8,6 +8,7 @@ mod http;
 mod limits;
 mod login;
 mod messages;
+mod metrics;
 mod presence;
 mod process;
 mod receipts;

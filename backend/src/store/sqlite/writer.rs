@@ -4,10 +4,13 @@
 //! company: while one commit syncs, the next batch gathers by itself, so a lone message pays one sync and no delay,
 //! and a crowd shares one. Senders get their answer after the commit, never before.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-    mpsc,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Instant,
 };
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
@@ -15,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::{
     super::{Advance, Cursor, NewMessage, StoreError, Stored, takes_part},
+    commits::Commits,
     read::{conversation, cursor_at, last_move, unsigned},
 };
 use crate::clock::now;
@@ -61,12 +65,13 @@ impl Committed {
 pub(super) struct Writer {
     db: Connection,
     committed: Arc<Committed>,
+    commits: Commits,
     grown: Arc<Notify>,
 }
 
 impl Writer {
-    pub(super) fn new(db: Connection, committed: Arc<Committed>, grown: Arc<Notify>) -> Self {
-        Self { db, committed, grown }
+    pub(super) fn new(db: Connection, committed: Arc<Committed>, commits: Commits, grown: Arc<Notify>) -> Self {
+        Self { db, committed, commits, grown }
     }
 
     /// Works until the queue is closed and empty.
@@ -74,9 +79,16 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
             batch.extend(queue.try_iter().take(BATCH - 1));
+            let begun = Instant::now();
             match self.commit(&batch) {
-                Ok(done) => self.committed(batch, done),
-                Err(cause) => self.failed(batch, cause),
+                Ok(done) => {
+                    self.commits.succeeded(batch.len(), begun.elapsed());
+                    self.committed(batch, done);
+                }
+                Err(cause) => {
+                    self.commits.failed();
+                    self.failed(batch, cause);
+                }
             }
         }
     }
