@@ -4,13 +4,14 @@ use std::{
     fmt, fs,
     io::{self, Write as _},
     net::SocketAddr,
+    num::NonZeroU32,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use backend::{Backend, Config, Stopped, token::Verifier};
+use backend::{Backend, Config, Limits, Pace, Stopped, duration, token::Verifier};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -66,19 +67,32 @@ struct Run {
     #[arg(long, default_value = "50s", value_parser = heartbeat)]
     heartbeat: Duration,
     /// How long a connection may take to log in.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
     login_timeout: Duration,
     /// How long a client may take nothing while there is something to send.
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_parser = duration::parse)]
     stall_timeout: Duration,
     /// WebSocket connections at the same time; more get 503.
     #[arg(long, default_value_t = 100_000)]
     max_sessions: usize,
-    /// After SIGTERM: how long /readyz fails before sessions are closed.
-    #[arg(long, default_value = "0s", value_parser = duration)]
+    /// Requests of one session in a second, twice as many at once; 0 is no limit. Too fast ones are refused, and who goes
+    /// on regardless is closed with 4008.
+    #[arg(long, default_value_t = 1000)]
+    request_rate: u32,
+    /// Sessions of one user at this process, on different devices.
+    #[arg(long, default_value = "32", value_parser = at_least_one)]
+    user_sessions: usize,
+    /// After SIGTERM or a drain: how long /readyz fails before sessions are asked to leave.
+    #[arg(long, default_value = "0s", value_parser = duration::parse)]
     stop_grace: Duration,
-    /// After that: how long sessions may take to leave before they are cut.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    /// After that: how many sessions are sent RECONNECT in a second.
+    #[arg(long, default_value = "200")]
+    drain_rate: NonZeroU32,
+    /// How long after the first RECONNECT those that are left are closed with 1012; 0s closes all at once.
+    #[arg(long, default_value = "30s", value_parser = duration::parse)]
+    drain_deadline: Duration,
+    /// After that close: how long sessions may take to leave before they are cut.
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
     stop_deadline: Duration,
     /// Worker threads; by default one for each core.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
@@ -86,6 +100,9 @@ struct Run {
     /// What is logged, as in `info` or `backend=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
+    /// Serve /admin/drain to everybody who reaches the address; let the edge not pass it on.
+    #[arg(long)]
+    admin: bool,
     /// For tests: serve /admin/fault, which makes things go wrong.
     #[arg(long)]
     faults: bool,
@@ -119,8 +136,11 @@ fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
         login_timeout: run.login_timeout,
         stall_timeout: run.stall_timeout,
         max_sessions: run.max_sessions,
+        limits: Limits { requests_per_second: NonZeroU32::new(run.request_rate), sessions_per_user: run.user_sessions },
         stop_grace: run.stop_grace,
+        drain: Pace { rate: run.drain_rate, deadline: run.drain_deadline },
         stop_deadline: run.stop_deadline,
+        admin: run.admin,
         faults: run.faults,
     };
     Ok((config, run.threads))
@@ -229,24 +249,14 @@ fn node(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("1 to 64 visible ASCII characters without spaces are needed".into()) }
 }
 
-/// `250ms`, `50s`, `5m` or `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let number: u32 = number.parse().map_err(|_not_a_number| "a whole number and a unit are needed, as in `50s`")?;
-    let unit = match unit {
-        "ms" => Duration::from_millis(1),
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        _ => return Err("the unit is one of `ms`, `s`, `m`, `h`".into()),
-    };
-    unit.checked_mul(number).ok_or_else(|| "too long".into())
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().map_err(|_not_a_number| "a whole number is needed")?;
+    if number == 0 { Err("at least 1 is needed".into()) } else { Ok(number) }
 }
 
 /// Clients are told whole seconds.
 fn heartbeat(text: &str) -> Result<Duration, String> {
-    let heartbeat = duration(text)?;
+    let heartbeat = duration::parse(text)?;
     if heartbeat.as_secs() == 0 { Err("at least `1s` is needed".into()) } else { Ok(heartbeat) }
 }
 
@@ -262,13 +272,8 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        assert!(duration("5").is_err());
-        assert!(duration("s").is_err());
-        assert!(duration("5d").is_err());
-        assert!(duration("").is_err());
+    fn a_heartbeat_has_at_least_a_second() {
+        assert_eq!(heartbeat("1s"), Ok(Duration::from_secs(1)));
         assert!(heartbeat("999ms").is_err());
     }
 

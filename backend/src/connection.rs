@@ -49,10 +49,12 @@ pub(crate) enum End {
     Silent,
     Stalled,
     TokenExpired,
+    TooFast,
 }
 
 impl End {
-    fn code(self) -> Option<(u16, &'static str)> {
+    /// The code and the words of the Close; `None` where there is nobody left to hear them.
+    pub(crate) fn code(self) -> Option<(u16, &'static str)> {
         Some(match self {
             Self::Gone => return None,
             Self::Bye => (1000, "bye"),
@@ -70,6 +72,7 @@ impl End {
             Self::Silent => (4004, "silent for three heartbeats"),
             Self::Stalled => (4005, "takes no data"),
             Self::TokenExpired => (4006, "token expired"),
+            Self::TooFast => (4008, "asks for too much"),
         })
     }
 }

@@ -3,52 +3,72 @@
 //! Pushes come from the store's feed only, never from the session that stored the message. So a message of another
 //! process on the same data is pushed like one of our own, and every session sees the pushes of a conversation in the
 //! order of `seq`. A push is a hint: a session whose queue is full loses it, and the client finds the hole in `seq`
-//! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages.
+//! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages. Messages come
+//! first: whatever else is pushed takes no more than half of a queue.
 //!
 //! A direct message goes to all sessions of its two users, a room's to the sessions that follow it: those that have
-//! sent to it or asked for its messages since their login.
+//! sent to it or asked for its messages since their login. Receipts go the same ways, presence to those who watch.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI32, AtomicU64},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     conversation::Conversation,
-    frame::{Frame, Msg},
+    frame::{Frame, Receipt, Reconnect},
     server::Server,
-    store::{Fed, Position},
+    store::{Fed, Moved, News, Position},
     wire::Wire,
 };
 
+mod memory;
+mod presence;
+mod seat;
+
+pub(crate) use seat::{Newcomer, Resumed, Seat, WATCHED};
+
+use memory::Memory;
+use presence::LastSeen;
+use seat::{Crowds, Interests};
+
 /// Pushes that may wait for one session. They are shared, so a waiting push costs a pointer.
 const QUEUE: usize = 256;
-/// Rooms that one session may follow.
-const ROOMS: usize = 256;
+/// Of these, how many may be other things than messages.
+const QUEUE_OTHERS: usize = QUEUE / 2;
+/// Sessions following a room at this process up to which its receipts are pushed: everybody's receipt goes to everybody,
+/// so their number grows with the square of this.
+const ROOM_RECEIPTS: usize = 64;
 /// Rest after the feed could not be read.
 const REST: Duration = Duration::from_secs(1);
 
 /// Everybody who is logged in at this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Delivery {
     online: Mutex<Online>,
     next_id: AtomicU64,
     /// Pushes put into queues, and pushes that found a full one or a fault.
-    pub(crate) pushed: AtomicU64,
-    pub(crate) dropped: AtomicU64,
+    pub(crate) pushed: IntCounter,
+    pub(crate) dropped: IntCounter,
 }
 
 #[derive(Debug, Default)]
 struct Online {
     users: HashMap<String, Vec<Arc<Link>>>,
-    rooms: HashMap<String, HashMap<u64, Arc<Link>>>,
+    /// Who follows a room.
+    rooms: Crowds,
+    /// Who watches a user.
+    watchers: Crowds,
+    last_seen: LastSeen,
+    memory: Memory,
     leaving: bool,
 }
 
@@ -56,8 +76,13 @@ struct Online {
 #[derive(Debug)]
 pub(crate) struct Link {
     id: u64,
+    user: String,
     device: String,
+    session_id: String,
     pushes: mpsc::Sender<Arc<Push>>,
+    interests: Mutex<Interests>,
+    /// A [`PresenceState`](crate::frame::PresenceState).
+    state: AtomicI32,
     leave: OnceLock<Leave>,
     told: Notify,
 }
@@ -90,7 +115,7 @@ impl Link {
     }
 }
 
-/// One message on its way to many sessions, put into bytes at most once for each form.
+/// One frame on its way to many sessions, put into bytes at most once for each form.
 #[derive(Debug)]
 pub(crate) struct Push {
     frame: Frame,
@@ -99,8 +124,8 @@ pub(crate) struct Push {
 }
 
 impl Push {
-    fn new(msg: Msg) -> Self {
-        Self { frame: Frame::Msg(msg), binary: OnceLock::new(), json: OnceLock::new() }
+    fn new(frame: Frame) -> Arc<Self> {
+        Arc::new(Self { frame, binary: OnceLock::new(), json: OnceLock::new() })
     }
 
     pub(crate) fn bytes(&self, wire: Wire) -> Bytes {
@@ -112,16 +137,17 @@ impl Push {
     }
 }
 
-/// A session's place among those who are online, given up when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    server: Arc<Server>,
-    pub(crate) user: String,
-    pub(crate) link: Arc<Link>,
-    rooms: Vec<String>,
-}
-
 impl Delivery {
+    /// Nobody is there yet. The counters are for pushes put into queues and for those that found a full one or a fault.
+    pub(crate) fn new(pushed: IntCounter, dropped: IntCounter) -> Self {
+        Self { online: Mutex::default(), next_id: AtomicU64::new(0), pushed, dropped }
+    }
+
+    /// Sessions that are logged in.
+    pub(crate) fn sessions(&self) -> usize {
+        self.online().users.values().map(Vec::len).sum()
+    }
+
     fn online(&self) -> MutexGuard<'_, Online> {
         self.online.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,92 +159,70 @@ impl Delivery {
         online.users.values().flatten().for_each(|link| link.ask(Leave::Restart));
     }
 
+    /// Every session that is there now.
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        self.online().users.values().flatten().map(Arc::clone).collect()
+    }
+
+    /// Tells one session to connect again elsewhere.
+    pub(crate) fn ask_to_reconnect(&self, link: &Link, hint: Reconnect) {
+        self.queue(link, &Push::new(Frame::Reconnect(hint)));
+    }
+
     /// Puts a message into the queues of all who should see it.
-    fn deliver(&self, Fed { device, msg, .. }: Fed) {
-        let conv = msg.conv.clone();
-        let sender = msg.sender.clone();
-        let push = Arc::new(Push::new(msg));
+    fn deliver(&self, Fed { device, msg }: Fed) {
+        let (conv, sender) = (msg.conv.clone(), msg.sender.clone());
+        let push = Push::new(Frame::Msg(msg));
+        self.online().reached(&conv, &sender, &device).for_each(|link| self.queue(link, &push));
+    }
+
+    /// Puts a cursor's new place into the queues of all who should see it.
+    fn deliver_receipt(&self, Moved { conv, user, device, cursor }: Moved) {
         let online = self.online();
-        let of = |user: &str| online.users.get(user).into_iter().flatten();
-        match Conversation::parse(&conv) {
-            Some(Conversation::Direct(one, other)) => {
-                let other = (one != other).then_some(other);
-                let to_sender = |user: &str, link: &Link| user == sender && link.device == device;
-                for user in [Some(one), other].into_iter().flatten() {
-                    of(user).filter(|link| !to_sender(user, link)).for_each(|link| self.queue(link, &push));
-                }
-            }
-            Some(Conversation::Room) => {
-                let Some(followers) = online.rooms.get(&conv) else { return };
-                let sending = of(&sender).find(|link| link.device == device).map(|link| link.id);
-                let others = followers.values().filter(|link| Some(link.id) != sending);
-                others.for_each(|link| self.queue(link, &push));
-            }
-            None => tracing::warn!(%conv, "a stored message belongs to no conversation of this version"),
+        if online.rooms.get(&conv).is_some_and(|followers| followers.len() > ROOM_RECEIPTS) {
+            return;
         }
+        let (delivered_seq, read_seq) = (cursor.delivered_seq, cursor.read_seq);
+        let receipt = Receipt { conv: conv.clone(), user: user.clone(), delivered_seq, read_seq };
+        let push = Push::new(Frame::Receipt(receipt));
+        online.reached(&conv, &user, &device).for_each(|link| self.queue(link, &push));
     }
 
     fn queue(&self, link: &Link, push: &Arc<Push>) {
-        let count = match link.pushes.try_send(Arc::clone(push)) {
-            Ok(()) => &self.pushed,
-            Err(_full_or_gone) => &self.dropped,
+        let fits = matches!(push.frame, Frame::Msg(_)) || link.pushes.capacity() > QUEUE - QUEUE_OTHERS;
+        let count = match fits.then(|| link.pushes.try_send(Arc::clone(push))) {
+            Some(Ok(())) => &self.pushed,
+            Some(Err(_full_or_gone)) => &self.dropped,
+            None => &self.dropped,
         };
-        count.fetch_add(1, Relaxed);
+        count.inc();
     }
 }
 
-impl Seat {
-    /// Brings a session online; one of the same user and device is asked to leave.
-    pub(crate) fn take(server: &Arc<Server>, user: String, device: String) -> (Self, mpsc::Receiver<Arc<Push>>) {
-        let delivery = &server.delivery;
-        let (pushes, queue) = mpsc::channel(QUEUE);
-        let id = delivery.next_id.fetch_add(1, Relaxed);
-        let link = Arc::new(Link { id, device, pushes, leave: OnceLock::new(), told: Notify::new() });
-        let mut online = delivery.online();
-        if online.leaving {
-            link.ask(Leave::Restart);
-        }
-        let devices = online.users.entry(user.clone()).or_default();
-        devices.iter().filter(|other| other.device == link.device).for_each(|other| other.ask(Leave::Replaced));
-        devices.push(Arc::clone(&link));
-        drop(online);
-        (Self { server: Arc::clone(server), user, link, rooms: Vec::new() }, queue)
+impl Online {
+    fn of(&self, user: &str) -> impl Iterator<Item = &Arc<Link>> {
+        self.users.get(user).into_iter().flatten()
     }
 
-    pub(crate) fn device(&self) -> &str {
-        &self.link.device
-    }
-
-    /// From now on the session gets the pushes of this room; `false` if it follows too many already.
-    pub(crate) fn follow(&mut self, room: &str) -> bool {
-        if self.rooms.iter().any(|followed| followed == room) {
-            return true;
-        }
-        if self.rooms.len() == ROOMS {
-            return false;
-        }
-        self.rooms.push(room.to_owned());
-        let mut online = self.server.delivery.online();
-        online.rooms.entry(room.to_owned()).or_default().insert(self.link.id, Arc::clone(&self.link));
-        true
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut online = self.server.delivery.online();
-        if let Some(devices) = online.users.get_mut(&self.user) {
-            devices.retain(|link| link.id != self.link.id);
-            if devices.is_empty() {
-                online.users.remove(&self.user);
+    /// The sessions of a conversation's members, without the one from which it comes.
+    fn reached<'a>(
+        &'a self,
+        conv: &'a str,
+        user: &'a str,
+        device: &'a str,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Link>> + 'a> {
+        let others = move |link: &&Arc<Link>| link.device != device || link.user != user;
+        match Conversation::parse(conv) {
+            Some(Conversation::Direct(one, other)) => {
+                let other = (one != other).then(|| self.of(other));
+                Box::new(self.of(one).chain(other.into_iter().flatten()).filter(others))
             }
-        }
-        for room in &self.rooms {
-            if let Some(followers) = online.rooms.get_mut(room) {
-                followers.remove(&self.link.id);
-                if followers.is_empty() {
-                    online.rooms.remove(room);
-                }
+            Some(Conversation::Room) => {
+                Box::new(self.rooms.get(conv).into_iter().flat_map(HashMap::values).filter(others))
+            }
+            None => {
+                tracing::warn!(%conv, "something stored belongs to no conversation of this version");
+                Box::new(std::iter::empty())
             }
         }
     }
@@ -236,7 +240,10 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
                     () = server.store.changed() => {}
                 }
             }
-            Ok(news) => seen = deliver_all(&server, news).unwrap_or(seen),
+            Ok(news) => {
+                seen = news.end;
+                deliver_all(&server, news);
+            }
             Err(error) => {
                 if !failing {
                     tracing::error!(error = &error as &dyn std::error::Error, "pushes stop: the feed cannot be read");
@@ -251,15 +258,14 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
     }
 }
 
-fn deliver_all(server: &Server, news: Vec<Fed>) -> Option<Position> {
-    let last = news.last().map(|fed| fed.position);
-    for fed in news {
-        server.load.delivering(fed.msg.time);
-        if server.faults.drops_pushes() {
-            server.delivery.dropped.fetch_add(1, Relaxed);
-        } else {
-            server.delivery.deliver(fed);
-        }
+fn deliver_all(server: &Server, News { messages, moves, end: _ }: News) {
+    let delivery = &server.delivery;
+    messages.iter().for_each(|fed| server.load.delivering(fed.msg.time));
+    if server.faults.drops_pushes() {
+        let dropped = u64::try_from(messages.len() + moves.len()).unwrap_or(u64::MAX);
+        delivery.dropped.inc_by(dropped);
+        return;
     }
-    last
+    messages.into_iter().for_each(|fed| delivery.deliver(fed));
+    moves.into_iter().for_each(|moved| delivery.deliver_receipt(moved));
 }

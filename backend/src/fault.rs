@@ -12,9 +12,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use prometheus::core::Collector;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Appending, Fed, NewMessage, Page, Position, Store, StoreError};
+use crate::store::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError};
 
 /// What goes wrong at the moment. All harmless by default.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub struct Wanted {
     pub ack_delay_ms: Option<u64>,
     /// Every commit fails.
     pub refuse_commit: Option<bool>,
-    /// No message is pushed by this process.
+    /// Nothing is pushed by this process.
     pub drop_push: Option<bool>,
     /// `false`: `/readyz` answers 503.
     pub ready: Option<bool>,
@@ -116,15 +117,34 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
         })
     }
 
+    fn advance(&self, advance: Advance) -> Advancing {
+        if self.faults.refuse_commit.load(Relaxed) {
+            return Box::pin(async { Err(StoreError::Injected) });
+        }
+        self.store.advance(advance)
+    }
+
     async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
         self.store.page(conv, after_seq, limit, max_bytes).await
+    }
+
+    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
+        self.store.page_before(conv, before_seq, limit, max_bytes).await
+    }
+
+    async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError> {
+        self.store.cursor(conv, user).await
+    }
+
+    async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError> {
+        self.store.taking_part(user, after, limit).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {
         self.store.newest().await
     }
 
-    async fn feed(&self, after: Position) -> Result<Vec<Fed>, StoreError> {
+    async fn feed(&self, after: Position) -> Result<News, StoreError> {
         self.store.feed(after).await
     }
 
@@ -137,6 +157,14 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
             return Err(StoreError::Injected);
         }
         self.store.check_writable().await
+    }
+
+    async fn bytes(&self) -> Result<u64, StoreError> {
+        self.store.bytes().await
+    }
+
+    fn metrics(&self) -> Vec<Box<dyn Collector>> {
+        self.store.metrics()
     }
 
     async fn close(&self) {

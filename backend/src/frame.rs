@@ -4,14 +4,20 @@
 //! derives instead of being generated: no `protoc`, no build script, and the doc comments stay beside the fields.
 //! The same structs carry the JSON twin (`json.rs`), so that the two forms cannot drift apart.
 //!
-//! Field numbers are for ever. docs/protocol.md lists them all, also those that are reserved for frames of later
-//! versions; an envelope with such a frame decodes to `None` here, which the receiver ignores.
+//! Field numbers are for ever. docs/protocol.md lists them all; an envelope with a frame of a later version decodes to
+//! `None` here, which the receiver ignores.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::json;
+
+mod presence;
+mod receipt;
+
+pub use presence::{Presence, PresenceSet, PresenceState, PresenceSub};
+pub use receipt::{Ack, Read, Receipt, Unread, UnreadConv, UnreadList};
 
 /// WebSocket subprotocol of the binary form: one [`Envelope`] per binary message.
 pub const SUBPROTOCOL: &str = "im.v1";
@@ -26,6 +32,8 @@ pub const MAX_BODY: usize = 60 * 1024;
 pub const MAX_CONV: usize = 128;
 /// Longest user id (`sub` of the token) and device id, in bytes: two of them fit into the name of a `dm:` conversation.
 pub const MAX_ID: usize = 60;
+/// Most conversations in one `UNREAD_LIST`.
+pub const MAX_UNREAD: usize = 256;
 /// Exact length of a client message id, in bytes.
 pub const CLIENT_MSG_ID: usize = 16;
 
@@ -51,10 +59,28 @@ pub enum Frame {
     SendErr(SendErr),
     #[prost(message, tag = "9")]
     Msg(Msg),
+    #[prost(message, tag = "10")]
+    Ack(Ack),
+    #[prost(message, tag = "11")]
+    Read(Read),
+    #[prost(message, tag = "12")]
+    Receipt(Receipt),
     #[prost(message, tag = "13")]
     Sync(Sync),
     #[prost(message, tag = "14")]
     SyncPage(SyncPage),
+    #[prost(message, tag = "15")]
+    Unread(Unread),
+    #[prost(message, tag = "16")]
+    UnreadList(UnreadList),
+    #[prost(message, tag = "17")]
+    History(History),
+    #[prost(message, tag = "18")]
+    PresenceSub(PresenceSub),
+    #[prost(message, tag = "19")]
+    PresenceSet(PresenceSet),
+    #[prost(message, tag = "20")]
+    Presence(Presence),
     #[prost(message, tag = "21")]
     Bye(Bye),
     #[prost(message, tag = "22")]
@@ -63,6 +89,8 @@ pub enum Frame {
     Kick(Kick),
     #[prost(message, tag = "24")]
     SyncErr(SyncErr),
+    #[prost(message, tag = "25")]
+    Refused(Refused),
 }
 
 impl Frame {
@@ -99,7 +127,10 @@ pub enum FrameError {
 /// What is on the wire: one frame, or none that this version knows.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
-    #[prost(oneof = "Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 21, 22, 23, 24")]
+    #[prost(
+        oneof = "Frame",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+    )]
     pub frame: Option<Frame>,
 }
 
@@ -129,7 +160,7 @@ pub struct Login {
 pub struct Resume {
     #[prost(string, tag = "1")]
     pub session_id: String,
-    /// The last push that the client saw of it.
+    /// The last push that the client saw of it; not used.
     #[prost(uint64, tag = "2")]
     pub last_push: u64,
 }
@@ -146,7 +177,8 @@ pub struct LoginOk {
     /// How often the client should send `PING` when it has nothing else to say, in seconds.
     #[prost(uint32, tag = "3")]
     pub heartbeat_s: u32,
-    /// The session named by `resume` goes on; otherwise the client has to `SYNC`.
+    /// The session named by `resume` goes on: its rooms are followed, its users watched. What was missed is to be asked
+    /// for with `SYNC`, as after every login.
     #[prost(bool, tag = "4")]
     pub resumed: bool,
     /// Name of the server process.
@@ -191,6 +223,8 @@ pub enum LoginCode {
     DeviceInvalid = 7,
     /// The server is full or stopping; another one may take the client.
     TryLater = 8,
+    /// The user has as many sessions on other devices as it may.
+    TooManySessions = 9,
 }
 
 /// Client: still here.
@@ -290,6 +324,14 @@ pub enum RefusalCode {
     NotStored = 6,
     /// The server has more to do than it can; nothing was stored.
     Busy = 7,
+    /// A name that cannot be a user id.
+    UserInvalid = 8,
+    /// More users than a session may watch.
+    TooManyUsers = 9,
+    /// A presence that this server does not know.
+    StateInvalid = 10,
+    /// The session asks for more than it may; nothing was done.
+    TooFast = 11,
 }
 
 /// Server: a message of a conversation, as a push or in a page.
@@ -332,6 +374,20 @@ pub struct Sync {
     pub limit: u32,
 }
 
+/// Client: what came before `before_seq`?
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    #[prost(string, tag = "1")]
+    pub conv: String,
+    /// The first `seq` that the client has; 0 for the end of the conversation.
+    #[prost(uint64, tag = "2")]
+    pub before_seq: u64,
+    /// At most so many messages: 1 to 500; 0 is 100, more is 500.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+
 /// Server: messages in the order of `seq`, as many as were asked for and fit into one frame.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
@@ -340,7 +396,7 @@ pub struct SyncPage {
     pub conv: String,
     #[prost(message, repeated, tag = "2")]
     pub msgs: Vec<Msg>,
-    /// The `after_seq` with which to ask for the next page.
+    /// With what to ask for the next page: the `after_seq` of `SYNC`, the `before_seq` of `HISTORY`.
     #[prost(uint64, tag = "3")]
     pub next_seq: u64,
     /// The newest `seq` of the conversation; 0 when it has no message.
@@ -365,11 +421,29 @@ pub struct SyncErr {
     pub retry_after_ms: u32,
 }
 
+/// Server: a request was not done. For requests that have no answer of their own to say so with.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// The refused frame, by its name in the JSON twin.
+    #[prost(string, tag = "1")]
+    pub of: String,
+    /// The `conv` of that frame, if it has one.
+    #[prost(string, tag = "2")]
+    pub conv: String,
+    #[prost(enumeration = "RefusalCode", tag = "3")]
+    #[serde(with = "json::Code::<RefusalCode>")]
+    pub code: i32,
+    /// When the client may ask again, in milliseconds; 0: not as it is.
+    #[prost(uint32, tag = "4")]
+    pub retry_after_ms: u32,
+}
+
 /// Client: I am leaving. The server closes with 1000.
 #[derive(Clone, Copy, PartialEq, prost::Message, Serialize, Deserialize)]
 pub struct Bye {}
 
-/// Server: please connect again, elsewhere if you can. Reserved: this version never sends it.
+/// Server: please connect again, elsewhere if you can.
 #[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reconnect {
@@ -419,8 +493,8 @@ mod tests {
 
     #[test]
     fn a_frame_of_a_later_version_is_none_and_not_an_error() {
-        // Field 18 (PRESENCE_SUB), length-delimited, empty.
-        let bytes = Bytes::from_static(&[0x92, 0x01, 0x00]);
+        // Field 100, length-delimited, empty.
+        let bytes = Bytes::from_static(&[0xa2, 0x06, 0x00]);
         assert_eq!(Frame::from_bytes(bytes).unwrap(), None);
     }
 
@@ -451,6 +525,14 @@ mod tests {
         let conv = msg.conv.clone();
         let page = SyncPage { conv, msgs: vec![msg], next_seq: u64::MAX, last_seq: u64::MAX, more: true };
         assert!(Frame::SyncPage(page).to_bytes().len() <= MAX_FRAME);
+    }
+
+    #[test]
+    fn the_longest_unread_list_fits_into_a_frame() {
+        let conv = "c".repeat(MAX_CONV);
+        let entry = UnreadConv { conv, last_seq: u64::MAX, read_seq: u64::MAX, n: u64::MAX };
+        let list = UnreadList { convs: vec![entry; MAX_UNREAD], more: true };
+        assert!(Frame::UnreadList(list).to_bytes().len() <= MAX_FRAME);
     }
 
     proptest! {

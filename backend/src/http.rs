@@ -1,6 +1,6 @@
 //! The HTTP side: accepting connections, and the endpoints.
 //!
-//! Plain hyper and a `match`: nine endpoints need no framework, and the upgraded socket has to be had back. HTTP/1.1
+//! Plain hyper and a `match`: a few endpoints need no framework, and the upgraded socket has to be had back. HTTP/1.1
 //! only, as the edge speaks to its endpoints. A connection idle for [`IDLE`] is closed.
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -10,21 +10,21 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName},
 };
-use http_body_util::{BodyExt as _, Either, Full, Limited};
+use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{fault::Wanted, server::Server, upgrade};
+use crate::{metrics, server::Server, upgrade};
+
+mod admin;
 
 /// How long a connection may take for a request's head, also for the first and between two. Longer than the 60 s for
 /// which proxies commonly keep idle upstream connections, so that the proxy closes first.
 const IDLE: Duration = Duration::from_secs(75);
 /// Rest after the process could not accept, mostly because it has no descriptors left.
 const REST: Duration = Duration::from_millis(100);
-/// Longest body of `POST /admin/fault`, in bytes.
-const FAULT_BODY: usize = 4096;
 /// Which process answered.
 const NODE: HeaderName = HeaderName::from_static("x-im-node");
 
@@ -95,11 +95,16 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAdd
         "/healthz" if reads => healthz(),
         "/readyz" if reads => readyz(server).await,
         "/load" if reads => answer_json(StatusCode::OK, &server.load.report(server)),
+        "/metrics" if reads => metrics(server).await,
         "/echo" if request.method() == Method::POST => echo(request),
+        "/admin/drain" if server.config.admin && request.method() == Method::POST => admin::drain(server, &request),
+        "/admin/drain" if server.config.admin => not_allowed("POST"),
         "/admin/fault" if server.config.faults && reads => answer_json(StatusCode::OK, &json!(server.faults.now())),
-        "/admin/fault" if server.config.faults && request.method() == Method::POST => fault(server, request).await,
+        "/admin/fault" if server.config.faults && request.method() == Method::POST => {
+            admin::fault(server, request).await
+        }
         "/ws" => not_allowed("GET"),
-        "/healthz" | "/readyz" | "/load" => not_allowed("GET, HEAD"),
+        "/healthz" | "/readyz" | "/load" | "/metrics" => not_allowed("GET, HEAD"),
         "/echo" => not_allowed("POST"),
         "/admin/fault" if server.config.faults => not_allowed("GET, HEAD, POST"),
         _ => refuse(StatusCode::NOT_FOUND, "there is nothing here"),
@@ -131,6 +136,21 @@ async fn readyz(server: &Server) -> Response<Body> {
 
 /// How long `/readyz` waits for its commit: shorter than what a prober waits for the answer.
 const WRITABLE: Duration = Duration::from_secs(1);
+
+/// The counters and gauges, in Prometheus' text format.
+async fn metrics(server: &Server) -> Response<Body> {
+    match metrics::page(server).await {
+        Ok(page) => {
+            let mut response = Response::new(Either::Left(Full::from(page)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
+            response
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be written");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written")
+        }
+    }
+}
 
 /// What arrived here, for those who want to see what an edge in front passes on.
 fn whoami(server: &Server, request: &Request<Incoming>, peer: SocketAddr) -> Response<Body> {
@@ -167,21 +187,6 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-async fn fault(server: &Server, request: Request<Incoming>) -> Response<Body> {
-    let body = match Limited::new(request.into_body(), FAULT_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    match serde_json::from_slice::<Wanted>(&body) {
-        Ok(wanted) => {
-            server.faults.set(&wanted);
-            tracing::warn!(faults = ?server.faults.now(), "faults changed");
-            answer_json(StatusCode::OK, &json!(server.faults.now()))
-        }
-        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    }
-}
-
 fn not_allowed(methods: &'static str) -> Response<Body> {
     let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "another method is needed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
@@ -192,7 +197,7 @@ pub(crate) fn refuse(status: StatusCode, reason: &str) -> Response<Body> {
     answer_json(status, &json!({ "error": reason }))
 }
 
-fn answer_json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn answer_json(status: StatusCode, value: &Value) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::from(format!("{value}\n"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -11,6 +11,7 @@
 use std::{
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,11 +23,14 @@ mod clock;
 mod connection;
 mod conversation;
 mod delivery;
+mod drain;
+pub mod duration;
 pub mod fault;
 pub mod frame;
 mod http;
 mod json;
 mod load;
+mod metrics;
 mod server;
 mod session;
 pub mod store;
@@ -34,7 +38,10 @@ pub mod token;
 mod upgrade;
 mod wire;
 
+pub use drain::Pace;
+
 use fault::{Faults, Faulty};
+use metrics::Metrics;
 use server::Server;
 use store::{SqliteStore, Store};
 use token::Verifier;
@@ -58,12 +65,33 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// WebSocket connections at the same time, with and without login; more get 503.
     pub max_sessions: usize,
-    /// When stopping: how long `/readyz` fails before sessions are closed.
+    /// What one client may take.
+    pub limits: Limits,
+    /// When stopping or draining: how long `/readyz` fails before sessions are asked to leave.
     pub stop_grace: Duration,
-    /// When stopping: how long sessions may take to leave before they are cut.
+    /// When stopping, and when draining if the request does not say: how sessions are asked to leave.
+    pub drain: Pace,
+    /// When stopping: how long sessions may take to leave after their close before they are cut.
     pub stop_deadline: Duration,
+    /// Serve `/admin/drain`, for operators.
+    pub admin: bool,
     /// Serve `/admin/fault`, for tests.
     pub faults: bool,
+}
+
+/// What one client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests of one session in a second, twice as many at once; `None` is no limit.
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Sessions of one user at this process, on different devices.
+    pub sessions_per_user: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { requests_per_second: NonZeroU32::new(1000), sessions_per_user: 32 }
+    }
 }
 
 /// Why a server could not start.
@@ -83,6 +111,8 @@ pub enum StartError {
     },
     #[error("the store cannot be read")]
     Read(#[source] store::StoreError),
+    #[error("the metrics cannot be made")]
+    Metrics(#[source] prometheus::Error),
 }
 
 /// A running server. Dropping it without [`Backend::stop`] leaves its tasks to the runtime.
@@ -120,7 +150,8 @@ impl Backend {
         // Before the first session, so that no message falls between its login and the beginning of the feed.
         let newest = store.newest().await.map_err(StartError::Read)?;
 
-        let server = Arc::new(Server::new(config, store, faults));
+        let metrics = Metrics::new(store.metrics()).map_err(StartError::Metrics)?;
+        let server = Arc::new(Server::new(config, store, faults, metrics));
         server.spawn(delivery::feed(Arc::clone(&server), newest));
         server.spawn(load::sample(Arc::clone(&server)));
         let addresses = listeners.iter().map(|(address, _)| *address).collect();
@@ -142,12 +173,14 @@ impl Backend {
         self.server.sessions()
     }
 
-    /// Fails `/readyz`, waits [`Config::stop_grace`], closes every session with 1012 after its last
-    /// acknowledgement, and returns when all have left or [`Config::stop_deadline`] has passed.
+    /// Fails `/readyz`, waits [`Config::stop_grace`], asks sessions to leave at the pace of [`Config::drain`], closes
+    /// those that are left with 1012 after their last acknowledgement, and returns when all have left or
+    /// [`Config::stop_deadline`] has passed since the close.
     pub async fn stop(self) -> Stopped {
         let began = Instant::now();
         self.server.drain();
         tokio::time::sleep(self.server.config.stop_grace).await;
+        drain::ask_to_leave(&self.server, self.server.config.drain).await;
         self.server.leave();
         let all_left = tokio::time::timeout(self.server.config.stop_deadline, self.server.ended()).await;
         let cut = if all_left.is_ok() { 0 } else { self.server.sessions() };

@@ -82,8 +82,8 @@ impl Load {
             "mps": rates.stored,
             "eps": rates.failed,
             "lag_ms": rates.lag_ms,
-            "pushed": server.delivery.pushed.load(Relaxed),
-            "pushes_dropped": server.delivery.dropped.load(Relaxed),
+            "pushed": server.delivery.pushed.get(),
+            "pushes_dropped": server.delivery.dropped.get(),
             "draining": server.draining(),
         })
     }

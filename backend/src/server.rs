@@ -5,9 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, delivery::Delivery, fault::Faults, load::Load, store::Store};
+use crate::{Config, delivery::Delivery, fault::Faults, load::Load, metrics::Metrics, store::Store};
 
 pub(crate) struct Server {
     pub(crate) config: Config,
@@ -15,24 +16,28 @@ pub(crate) struct Server {
     pub(crate) faults: Arc<Faults>,
     pub(crate) delivery: Delivery,
     pub(crate) load: Load,
+    pub(crate) metrics: Metrics,
     /// Cancelled when everybody has to leave.
     pub(crate) leaving: CancellationToken,
     draining: AtomicBool,
     sessions: AtomicUsize,
+    last_left: Notify,
     tasks: TaskTracker,
 }
 
 impl Server {
-    pub(crate) fn new(config: Config, store: Arc<dyn Store>, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(config: Config, store: Arc<dyn Store>, faults: Arc<Faults>, metrics: Metrics) -> Self {
         Self {
             config,
             store,
             faults,
-            delivery: Delivery::default(),
+            delivery: Delivery::new(metrics.pushes.clone(), metrics.pushes_dropped.clone()),
             load: Load::default(),
+            metrics,
             leaving: CancellationToken::new(),
             draining: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
+            last_left: Notify::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -50,9 +55,21 @@ impl Server {
         self.draining.load(Relaxed)
     }
 
-    /// Nobody new, and `/readyz` says so.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Relaxed);
+    /// Nobody new, and `/readyz` says so; whether that was so before.
+    pub(crate) fn drain(&self) -> bool {
+        self.draining.swap(true, Relaxed)
+    }
+
+    /// Returns when there is no WebSocket connection.
+    pub(crate) async fn empty(&self) {
+        loop {
+            // Made before the look, so that nobody leaves between the two unheard.
+            let left = self.last_left.notified();
+            if self.sessions() == 0 {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// Listeners close, sessions say goodbye.
@@ -86,6 +103,8 @@ pub(crate) struct Place(Arc<Server>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Relaxed);
+        if self.0.sessions.fetch_sub(1, Relaxed) == 1 {
+            self.0.last_left.notify_waiters();
+        }
     }
 }

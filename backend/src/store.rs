@@ -1,21 +1,28 @@
-//! Where messages are kept. The trait is what the rest of the server knows; `tests/store.rs` is its meaning, written
-//! against the trait so that every implementation passes the same suite.
+//! Where messages, and how far their readers have got, are kept. The trait is what the rest of the server knows;
+//! `tests/store.rs` is its meaning, written against the trait so that every implementation passes the same suite.
 //!
-//! Always true of an implementation: what [`Store::append`] answers with `Ok` survives a crash of any process; `seq`
-//! is dense per conversation; the feed shows every message once, in an order in which no earlier place can be filled
-//! later.
+//! Always true of an implementation: what [`Store::append`] and [`Store::advance`] answer with `Ok` survives a crash of
+//! any process; `seq` is dense per conversation; cursors never fall and never pass the newest message; the feed shows
+//! every message once, in an order in which no earlier place can be filled later.
+//!
+//! A message is written once for its conversation, however many read it. A reader is a cursor: one row for each user
+//! and conversation, which also says that the user takes part.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus::core::Collector;
 
 mod sqlite;
 
 pub use sqlite::{OpenError, SqliteStore};
 
-use crate::frame::{CLIENT_MSG_ID, Msg};
+use crate::{
+    conversation::Conversation,
+    frame::{CLIENT_MSG_ID, Msg},
+};
 
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -24,17 +31,38 @@ pub trait Store: Send + Sync + 'static {
     /// Not an `async fn`, because the order of messages is that of the calls and not that of the first polls.
     /// A message that is there already, by conversation, sender and client message id, is answered with its first
     /// place and not compared.
+    ///
+    /// The sender takes part from then on, in a direct conversation both users ([`takes_part`]). If the sender had read
+    /// all that came before, the message counts as read by its sender; nobody is told of that.
     fn append(&self, message: NewMessage) -> Appending;
+
+    /// Moves a user's cursor forward and answers with where it stands, when that is durable. A place behind the cursor
+    /// changes nothing, a place beyond the newest message is that message, and in a conversation without messages
+    /// nothing is kept. The user takes part from then on. The order is that of the calls, also with
+    /// [`Store::append`].
+    fn advance(&self, advance: Advance) -> Advancing;
 
     /// Messages of a conversation after `after_seq`, at most `limit` of them and at most `max_bytes` of bodies, but
     /// at least one if there is one.
     async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError>;
 
+    /// The last messages of a conversation before `before_seq`, within the same limits. Also in the order of `seq`.
+    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError>;
+
+    /// Where a user's cursor in a conversation stands; at the beginning if there is none.
+    async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError>;
+
+    /// The conversations in which a user takes part, in the byte order of their names: those after the name `after`, at
+    /// most `limit`.
+    async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError>;
+
     /// The end of the feed.
     async fn newest(&self) -> Result<Position, StoreError>;
 
-    /// What was stored after a position, by any process, oldest first; a bounded piece of it.
-    async fn feed(&self, after: Position) -> Result<Vec<Fed>, StoreError>;
+    /// What was stored after a position, by any process, oldest first; a bounded piece of it. Cursors come only with
+    /// the last messages, so that nobody hears of a message as read before the message itself. A cursor that moved
+    /// several times may be shown only with its last place.
+    async fn feed(&self, after: Position) -> Result<News, StoreError>;
 
     /// Returns when the feed may have grown. It may return early, and late by no more than 50 ms.
     async fn changed(&self);
@@ -42,12 +70,21 @@ pub trait Store: Send + Sync + 'static {
     /// A real commit, or one that has just succeeded.
     async fn check_writable(&self) -> Result<(), StoreError>;
 
+    /// What it takes on the disk, in bytes.
+    async fn bytes(&self) -> Result<u64, StoreError>;
+
+    /// What it tells Prometheus, with names that begin with `warbler_im_`.
+    fn metrics(&self) -> Vec<Box<dyn Collector>>;
+
     /// Ends after everything taken so far is answered. Appends after it are refused.
     async fn close(&self);
 }
 
 /// The answer to an append, to come.
 pub type Appending = BoxFuture<'static, Result<Stored, StoreError>>;
+
+/// The answer to an advance, to come.
+pub type Advancing = BoxFuture<'static, Result<Cursor, StoreError>>;
 
 /// A message before it has a place. Its fields are within the limits of the protocol.
 #[derive(Clone, Debug)]
@@ -73,6 +110,74 @@ pub struct Stored {
     pub duplicate: bool,
 }
 
+/// A cursor's way forward. The user may use the conversation.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    pub conv: String,
+    pub user: String,
+    /// The device that says so, so that the receipt can leave it out.
+    pub device: String,
+    pub to: Cursor,
+}
+
+/// How far a user has got in a conversation: everything up to these places, 0 for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    pub delivered_seq: u64,
+    /// At most `delivered_seq`: what is read has been delivered.
+    pub read_seq: u64,
+}
+
+impl Cursor {
+    /// Everything up to here has reached the user.
+    #[must_use]
+    pub fn delivered(seq: u64) -> Self {
+        Self { delivered_seq: seq, read_seq: 0 }
+    }
+
+    /// The user has read everything up to here.
+    #[must_use]
+    pub fn read(seq: u64) -> Self {
+        Self { delivered_seq: seq, read_seq: seq }
+    }
+
+    /// Where a cursor stands after it was told of another place. No order of such steps makes a difference, nor does
+    /// repeating one.
+    #[must_use]
+    pub fn advanced(self, to: Self) -> Self {
+        let read_seq = self.read_seq.max(to.read_seq);
+        Self { delivered_seq: self.delivered_seq.max(to.delivered_seq).max(read_seq), read_seq }
+    }
+
+    /// The same place in a conversation that ends at `last_seq`.
+    #[must_use]
+    pub fn within(self, last_seq: u64) -> Self {
+        Self { delivered_seq: self.delivered_seq.min(last_seq), read_seq: self.read_seq.min(last_seq) }
+    }
+
+    /// Where a sender's cursor stands after a message of its own at `seq`: past it, unless something unread is before.
+    #[must_use]
+    pub fn after_sending(self, seq: u64) -> Self {
+        if self.read_seq.checked_add(1) == Some(seq) { self.advanced(Self::read(seq)) } else { self }
+    }
+}
+
+/// A conversation as one who takes part in it sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub conv: String,
+    pub last_seq: u64,
+    pub cursor: Cursor,
+}
+
+impl Part {
+    /// Messages that the user has not read.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.last_seq.saturating_sub(self.cursor.read_seq)
+    }
+}
+
 /// A piece of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
@@ -82,17 +187,54 @@ pub struct Page {
     pub last_seq: u64,
 }
 
-/// A place in the order in which messages of all conversations became durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position(u64);
+/// A place in the order in which messages of all conversations, and moves of all cursors, became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    messages: u64,
+    moves: u64,
+}
+
+/// A piece of the feed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct News {
+    pub messages: Vec<Fed>,
+    pub moves: Vec<Moved>,
+    /// Where the next piece begins.
+    pub end: Position,
+}
+
+impl News {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.moves.is_empty()
+    }
+}
 
 /// A message as the feed shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fed {
-    pub position: Position,
     /// The device that sent it.
     pub device: String,
     pub msg: Msg,
+}
+
+/// A cursor that has moved, as the feed shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub conv: String,
+    pub user: String,
+    /// The device that moved it last.
+    pub device: String,
+    pub cursor: Cursor,
+}
+
+/// Who takes part in a conversation since a message of this sender: both users of a direct one, or the sender.
+pub(crate) fn takes_part<'a>(conv: &'a str, sender: &'a str) -> impl Iterator<Item = &'a str> {
+    let (one, other) = match Conversation::parse(conv) {
+        Some(Conversation::Direct(one, other)) => (one, (one != other).then_some(other)),
+        Some(Conversation::Room) | None => (sender, None),
+    };
+    std::iter::once(one).chain(other)
 }
 
 /// Why the store did not do it.
@@ -109,4 +251,53 @@ pub enum StoreError {
     /// A test asked for it.
     #[error("the commit was refused by an injected fault")]
     Injected,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place() -> impl Strategy<Value = Cursor> {
+        (any::<bool>(), 0_u64..20).prop_map(|(read, seq)| if read { Cursor::read(seq) } else { Cursor::delivered(seq) })
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_and_no_repetition_of_steps_changes_where_a_cursor_ends(
+            steps in proptest::collection::vec(place(), 0..12), turns in any::<u64>(),
+        ) {
+            let mut other_order = [steps.clone(), steps.clone()].concat();
+            let turn = usize::try_from(turns % 24).unwrap().min(other_order.len());
+            other_order.rotate_left(turn);
+            other_order.reverse();
+            let end = |steps: &[Cursor]| steps.iter().fold(Cursor::default(), |at, to| at.advanced(*to));
+            prop_assert_eq!(end(&steps), end(&other_order));
+            let mut at = Cursor::default();
+            for step in steps {
+                let next = at.advanced(step);
+                prop_assert!(next.delivered_seq >= at.delivered_seq && next.read_seq >= at.read_seq);
+                prop_assert!(next.read_seq <= next.delivered_seq);
+                at = next;
+            }
+        }
+    }
+
+    #[test]
+    fn a_sender_reads_its_own_message_only_if_nothing_unread_is_before_it() {
+        assert_eq!(Cursor::read(4).after_sending(5), Cursor::read(5));
+        assert_eq!(Cursor::read(3).after_sending(5), Cursor::read(3));
+        assert_eq!(Cursor::default().after_sending(1), Cursor::read(1));
+        let ahead = Cursor { delivered_seq: 9, read_seq: 4 };
+        assert_eq!(ahead.after_sending(5), Cursor { delivered_seq: 9, read_seq: 5 });
+    }
+
+    #[test]
+    fn both_users_of_a_direct_conversation_take_part_and_of_a_room_the_sender() {
+        let check = |conv, sender, want: &[&str]| assert_eq!(takes_part(conv, sender).collect::<Vec<_>>(), want);
+        check("dm:alice:bob", "bob", &["alice", "bob"]);
+        check("dm:bob:bob", "bob", &["bob"]);
+        check("room:a", "bob", &["bob"]);
+    }
 }

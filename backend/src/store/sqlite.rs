@@ -4,8 +4,8 @@
 //! schema as a server database later. `synchronous=NORMAL` is *not* durable in WAL mode, so FULL is set and read back.
 //!
 //! Several processes of one machine may share the directory: a transaction begins `IMMEDIATE`, so writers take turns
-//! and `seq` is dense across processes; `message.id` grows in commit order for the same reason, which makes it the
-//! feed's position. Another process's commits are found by looking every [`POLL`].
+//! and `seq` is dense across processes; `message.id` and `cursor.move` grow in commit order for the same reason, which
+//! makes them the feed's position. Another process's commits are found by looking every [`POLL`].
 
 use std::{
     fs::{self, File},
@@ -17,14 +17,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior};
+use prometheus::core::Collector;
+use rusqlite::Connection;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use self::writer::{Committed, Work, Writer};
-use super::{Appending, Fed, NewMessage, Page, Position, Store, StoreError};
-use crate::frame::Msg;
+use self::{
+    commits::Commits,
+    read::Side,
+    writer::{Committed, Work, Writer},
+};
+use super::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError, Stored};
 
+mod commits;
+mod read;
+mod schema;
 mod writer;
 
 /// How late a message of another process may be seen. A look that finds nothing takes 0.1 ms (development build), so
@@ -38,37 +44,6 @@ const QUEUE: usize = 4096;
 const QUEUE_BYTES: usize = 32 << 20;
 /// Reads at the same time.
 const READERS: usize = 4;
-/// Messages that one look at the feed returns.
-const FEED: u32 = 512;
-
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = "
-    CREATE TABLE conversation (
-        id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        last_seq INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE message (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        conversation INTEGER NOT NULL REFERENCES conversation (id),
-        seq INTEGER NOT NULL,
-        sender TEXT NOT NULL,
-        device TEXT NOT NULL,
-        client_msg_id BLOB NOT NULL CHECK (length(client_msg_id) = 16),
-        kind INTEGER NOT NULL,
-        body BLOB NOT NULL,
-        sent_at INTEGER NOT NULL,
-        time INTEGER NOT NULL,
-        UNIQUE (conversation, seq),
-        UNIQUE (conversation, sender, client_msg_id)
-    ) STRICT;
-    CREATE TABLE probe (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        time INTEGER NOT NULL
-    ) STRICT;
-    PRAGMA user_version = 1;
-";
-
 /// Why a directory cannot hold messages.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -76,12 +51,14 @@ pub enum OpenError {
     Directory(#[source] io::Error),
     #[error("the database cannot be opened")]
     Database(#[from] rusqlite::Error),
-    #[error("the database has schema version {found}, this program knows {SCHEMA_VERSION}")]
-    Schema { found: i64 },
+    #[error("the database has schema version {found}, this program knows those up to {known}")]
+    Schema { found: i64, known: usize },
     #[error("the database would lose acknowledged messages: {setting} is {found}, not {wanted}")]
     NotDurable { setting: &'static str, found: String, wanted: &'static str },
     #[error("the writer thread cannot be started")]
     Thread(#[source] io::Error),
+    #[error("the metrics of commits cannot be made")]
+    Metrics(#[source] prometheus::Error),
 }
 
 /// [`Store`] over one SQLite file, `messages.db` in the data directory.
@@ -91,6 +68,7 @@ pub struct SqliteStore {
     work: Mutex<Option<mpsc::SyncSender<Work>>>,
     queue_bytes: Arc<Semaphore>,
     committed: Arc<Committed>,
+    commits: Commits,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     grown: Arc<Notify>,
     readers: Readers,
@@ -109,7 +87,8 @@ impl SqliteStore {
         let (work, queue) = mpsc::sync_channel(QUEUE);
         let committed = Arc::new(Committed::default());
         let grown = Arc::new(Notify::new());
-        let writer = Writer::new(db, Arc::clone(&committed), Arc::clone(&grown));
+        let commits = Commits::new().map_err(OpenError::Metrics)?;
+        let writer = Writer::new(db, Arc::clone(&committed), commits.clone(), Arc::clone(&grown));
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
@@ -118,6 +97,7 @@ impl SqliteStore {
             work: Mutex::new(Some(work)),
             queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             committed,
+            commits,
             writer: Mutex::new(Some(writer)),
             grown,
             readers,
@@ -134,10 +114,7 @@ impl SqliteStore {
         }
     }
 
-    fn try_append(
-        &self,
-        message: NewMessage,
-    ) -> Result<oneshot::Receiver<Result<super::Stored, StoreError>>, StoreError> {
+    fn try_append(&self, message: NewMessage) -> Result<oneshot::Receiver<Result<Stored, StoreError>>, StoreError> {
         let bytes = u32::try_from(message.body.len()).map_err(|_too_long| StoreError::Busy)?;
         let room = Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_full| StoreError::Busy)?;
         let (reply, answer) = oneshot::channel();
@@ -153,17 +130,41 @@ impl Store for SqliteStore {
         Box::pin(async move { queued?.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
+    fn advance(&self, advance: Advance) -> Advancing {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.enqueue(Work::Advance { advance, reply });
+        Box::pin(async move {
+            queued?;
+            answer.await.unwrap_or(Err(StoreError::Closed))
+        })
+    }
+
     async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
         let conv = conv.to_owned();
-        self.readers.read(move |db| page(db, &conv, after_seq, limit, max_bytes)).await
+        self.readers.read(move |db| read::page(db, &conv, Side::After(after_seq), limit, max_bytes)).await
+    }
+
+    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
+        let conv = conv.to_owned();
+        self.readers.read(move |db| read::page(db, &conv, Side::Before(before_seq), limit, max_bytes)).await
+    }
+
+    async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError> {
+        let (conv, user) = (conv.to_owned(), user.to_owned());
+        self.readers.read(move |db| read::cursor(db, &conv, &user)).await
+    }
+
+    async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError> {
+        let (user, after) = (user.to_owned(), after.to_owned());
+        self.readers.read(move |db| read::taking_part(db, &user, &after, limit)).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {
-        self.readers.read(|db| db.query_row("SELECT coalesce(max(id), 0) FROM message", [], position)).await
+        self.readers.read(read::newest).await
     }
 
-    async fn feed(&self, after: Position) -> Result<Vec<Fed>, StoreError> {
-        self.readers.read(move |db| feed(db, after)).await
+    async fn feed(&self, after: Position) -> Result<News, StoreError> {
+        self.readers.read(move |db| read::feed(db, after)).await
     }
 
     async fn changed(&self) {
@@ -180,6 +181,17 @@ impl Store for SqliteStore {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    async fn bytes(&self) -> Result<u64, StoreError> {
+        let path = self.readers.path.clone();
+        let looked = tokio::task::spawn_blocking(move || size(&path)).await;
+        let failed = |cause: Arc<dyn std::error::Error + Send + Sync>| StoreError::Failed(cause);
+        looked.map_err(|panicked| failed(Arc::new(panicked)))?.map_err(|cause| failed(Arc::new(cause)))
+    }
+
+    fn metrics(&self) -> Vec<Box<dyn Collector>> {
+        self.commits.collectors()
+    }
+
     async fn close(&self) {
         drop(self.work.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -190,6 +202,12 @@ impl Store for SqliteStore {
             }
         }
     }
+}
+
+/// The database and its write-ahead log, which is not there before the first write or after the last close.
+fn size(path: &Path) -> io::Result<u64> {
+    let log = fs::metadata(path.with_extension("db-wal")).map_or(0, |log| log.len());
+    Ok(fs::metadata(path)?.len() + log)
 }
 
 /// Connections for reading, opened as they are needed and kept.
@@ -236,7 +254,7 @@ fn open_in_turn(data: &Path, path: &Path) -> Result<Connection, OpenError> {
     let mut db = Connection::open(path)?;
     db.busy_timeout(TURN)?;
     make_durable(&db)?;
-    make_schema(&mut db)?;
+    schema::migrate(&mut db)?;
     // The names of the new files must survive a power cut as well as what is in them.
     File::open(data).and_then(|directory| directory.sync_all()).map_err(OpenError::Directory)?;
     Ok(db)
@@ -256,88 +274,9 @@ fn make_durable(db: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn make_schema(db: &mut Connection) -> Result<(), OpenError> {
-    let changes = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match changes.query_row("PRAGMA user_version", [], |row| row.get(0))? {
-        SCHEMA_VERSION => {}
-        0 => changes.execute_batch(SCHEMA)?,
-        found => return Err(OpenError::Schema { found }),
-    }
-    changes.commit()?;
-    Ok(())
-}
-
 fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(TURN)?;
     db.execute_batch("PRAGMA query_only = ON;")?;
     Ok(db)
-}
-
-fn page(db: &mut Connection, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> rusqlite::Result<Page> {
-    // One transaction, so that `last_seq` and the messages are of the same moment.
-    let moment = db.transaction()?;
-    let found: Option<(i64, u64)> = moment
-        .prepare_cached("SELECT id, last_seq FROM conversation WHERE name = ?1")?
-        .query_row([conv], |row| Ok((row.get(0)?, unsigned(row, 1)?)))
-        .optional()?;
-    let Some((id, last_seq)) = found else { return Ok(Page { msgs: Vec::new(), last_seq: 0 }) };
-
-    let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
-    let mut statement = moment.prepare_cached(
-        "SELECT seq, sender, client_msg_id, body, time, kind, sent_at FROM message
-         WHERE conversation = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-    )?;
-    let mut rows = statement.query((id, after, limit))?;
-    let mut msgs: Vec<Msg> = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        let msg = msg(row, conv.to_owned(), 0)?;
-        bytes += msg.body.len() + PER_MESSAGE;
-        if bytes > max_bytes && !msgs.is_empty() {
-            break;
-        }
-        msgs.push(msg);
-    }
-    Ok(Page { msgs, last_seq })
-}
-
-/// More than a message's fields other than its body take in a page, in bytes.
-const PER_MESSAGE: usize = 320;
-
-fn feed(db: &mut Connection, after: Position) -> rusqlite::Result<Vec<Fed>> {
-    let mut statement = db.prepare_cached(
-        "SELECT message.id, device, name, seq, sender, client_msg_id, body, time, kind, sent_at
-         FROM message JOIN conversation ON conversation.id = message.conversation
-         WHERE message.id > ?1 ORDER BY message.id LIMIT ?2",
-    )?;
-    let after = i64::try_from(after.0).unwrap_or(i64::MAX);
-    let rows = statement.query_map((after, FEED), |row| {
-        Ok(Fed { position: position(row)?, device: row.get(1)?, msg: msg(row, row.get(2)?, 3)? })
-    })?;
-    rows.collect()
-}
-
-/// Reads `seq, sender, client_msg_id, body, time, kind, sent_at` from column `first` on.
-fn msg(row: &Row<'_>, conv: String, first: usize) -> rusqlite::Result<Msg> {
-    Ok(Msg {
-        conv,
-        seq: unsigned(row, first)?,
-        sender: row.get(first + 1)?,
-        client_msg_id: Bytes::from(row.get::<_, Vec<u8>>(first + 2)?),
-        body: Bytes::from(row.get::<_, Vec<u8>>(first + 3)?),
-        time: unsigned(row, first + 4)?,
-        kind: row.get(first + 5)?,
-        sent_at: row.get::<_, i64>(first + 6)?.cast_unsigned(),
-    })
-}
-
-fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
-    unsigned(row, 0).map(Position)
-}
-
-/// A number that the schema's user never makes negative.
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value: i64 = row.get(column)?;
-    u64::try_from(value).map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

@@ -56,7 +56,7 @@ async fn kill_9_loses_no_acknowledged_message() {
     let data = TempDir::new().unwrap();
     let mut acked = Acked::new();
     for round in 0..ROUNDS {
-        let im = Im::start(data.path(), &[]).await;
+        let im = Im::start(data.path(), &["--request-rate", "0"]).await;
         let (count, counted) = watch::channel(0);
         let mut writers = Vec::new();
         for writer in 0..WRITERS {

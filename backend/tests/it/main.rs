@@ -3,10 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper has to fail its test")]
 
 mod crash;
+mod drain;
 mod http;
+mod limits;
 mod login;
 mod messages;
+mod metrics;
+mod presence;
 mod process;
+mod receipts;
+mod resume;
 mod shared;
 mod stop;
 mod ws;

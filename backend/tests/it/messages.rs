@@ -179,7 +179,7 @@ async fn what_is_not_in_the_protocol_ends_the_connection_with_its_code() {
     assert_eq!(json.closed().await, 1007);
     // A frame of a later version is no mistake.
     let mut later = Client::login(im.address, "alice", "phone").await;
-    later.websocket.send(Message::binary(&[0x92_u8, 0x01, 0x00][..])).await.unwrap();
+    later.websocket.send(Message::binary(&[0xa2_u8, 0x06, 0x00][..])).await.unwrap();
     later.send("room:a", 1, b"still here").await;
 }
 

@@ -56,7 +56,7 @@ async fn a_secret_comes_from_a_file_without_its_newline() {
 #[tokio::test]
 async fn sigterm_gives_the_last_answers_says_1012_and_exits_with_0() {
     let data = TempDir::new().unwrap();
-    let mut im = Im::start(data.path(), &["--faults"]).await;
+    let mut im = Im::start(data.path(), &["--faults", "--drain-deadline", "0s"]).await;
     let mut busy = Client::login(im.address, "alice", "phone").await;
     let mut idle = Client::login(im.address, "bob", "phone").await;
     let mut not_logged_in = Client::connect(im.address).await;
@@ -116,7 +116,7 @@ async fn sigint_stops_at_once() {
 #[tokio::test]
 async fn a_session_that_does_not_leave_is_cut_at_the_deadline() {
     let data = TempDir::new().unwrap();
-    let mut im = Im::start(data.path(), &["--stop-deadline", "300ms"]).await;
+    let mut im = Im::start(data.path(), &["--drain-deadline", "0s", "--stop-deadline", "300ms"]).await;
     // It does not read, so it never agrees to the close.
     let _deaf = Client::login(im.address, "alice", "phone").await;
     im.signal(Signal::TERM);

@@ -5,7 +5,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use backend::frame::{Frame, Login, LoginOk, Msg, SUBPROTOCOL, SUBPROTOCOL_JSON, Send, SendAck, Sync, SyncPage};
+use backend::frame::{
+    Ack, Frame, History, Login, LoginOk, Msg, Read, Receipt, Resume, SUBPROTOCOL, SUBPROTOCOL_JSON, Send, SendAck,
+    Sync, SyncPage, Unread, UnreadList,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -50,6 +53,17 @@ impl Client {
 
     pub(crate) async fn log_in(&mut self, user: &str, device: &str) -> LoginOk {
         self.say_login(token(user, 3600), device).await;
+        match self.hear().await {
+            Frame::LoginOk(ok) => ok,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Logs in to go on with an earlier session.
+    pub(crate) async fn resume(&mut self, user: &str, device: &str, session_id: &str) -> LoginOk {
+        let resume = Some(Resume { session_id: session_id.into(), last_push: 0 });
+        let login = Login { token: token(user, 3600), device_id: device.into(), resume, ..Login::default() };
+        self.say(&Frame::Login(login)).await;
         match self.hear().await {
             Frame::LoginOk(ok) => ok,
             other => panic!("{other:?}"),
@@ -108,7 +122,7 @@ impl Client {
         loop {
             match self.hear().await {
                 Frame::SendAck(ack) => return ack,
-                Frame::Msg(_) => {}
+                Frame::Msg(_) | Frame::Receipt(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -116,12 +130,47 @@ impl Client {
 
     pub(crate) async fn sync(&mut self, conv: &str, after_seq: u64, limit: u32) -> SyncPage {
         self.say(&Frame::Sync(Sync { conv: conv.into(), after_seq, limit })).await;
+        self.page().await
+    }
+
+    pub(crate) async fn back(&mut self, conv: &str, before_seq: u64, limit: u32) -> SyncPage {
+        self.say(&Frame::History(History { conv: conv.into(), before_seq, limit })).await;
+        self.page().await
+    }
+
+    async fn page(&mut self) -> SyncPage {
         loop {
             match self.hear().await {
                 Frame::SyncPage(page) => return page,
-                Frame::Msg(_) => {}
+                Frame::Msg(_) | Frame::Receipt(_) => {}
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    pub(crate) async fn ack(&mut self, conv: &str, seq: u64) {
+        self.say(&Frame::Ack(Ack { conv: conv.into(), seq })).await;
+    }
+
+    pub(crate) async fn read(&mut self, conv: &str, seq: u64) {
+        self.say(&Frame::Read(Read { conv: conv.into(), seq })).await;
+    }
+
+    pub(crate) async fn unread(&mut self, after: &str) -> UnreadList {
+        self.say(&Frame::Unread(Unread { after: after.into() })).await;
+        loop {
+            match self.hear().await {
+                Frame::UnreadList(list) => return list,
+                Frame::Msg(_) | Frame::Receipt(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub(crate) async fn hear_receipt(&mut self) -> Receipt {
+        match self.hear().await {
+            Frame::Receipt(receipt) => receipt,
+            other => panic!("{other:?}"),
         }
     }
 

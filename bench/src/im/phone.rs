@@ -184,7 +184,7 @@ mod tests {
         harness::{Wan, Workspace},
         im::checker,
     };
-    use backend::{Backend, Config, token::Verifier};
+    use backend::{Backend, Config, Limits, Pace, token::Verifier};
     use std::net::SocketAddr;
 
     const SOON: Duration = Duration::from_secs(20);
@@ -200,8 +200,11 @@ mod tests {
             login_timeout: SOON,
             stall_timeout: SOON,
             max_sessions: 100,
+            limits: Limits::default(),
             stop_grace: Duration::ZERO,
+            drain: Pace { deadline: Duration::ZERO, ..Pace::default() },
             stop_deadline: SOON,
+            admin: false,
             faults: false,
         };
         Backend::start(config).await.unwrap()

@@ -1,22 +1,29 @@
 //! The one thread that writes: group commit.
 //!
-//! A commit takes as many messages as wait when it begins, at most [`BATCH`]. There is no timer that waits for
+//! A commit takes as many messages and moves of cursors as wait when it begins, at most [`BATCH`]. There is no timer that waits for
 //! company: while one commit syncs, the next batch gathers by itself, so a lone message pays one sync and no delay,
 //! and a crowd shares one. Senders get their answer after the commit, never before.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-    mpsc,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Instant,
 };
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
-use super::super::{NewMessage, StoreError, Stored};
+use super::{
+    super::{Advance, Cursor, NewMessage, StoreError, Stored, takes_part},
+    commits::Commits,
+    read::{conversation, cursor_at, last_move, unsigned},
+};
 use crate::clock::now;
 
-/// Messages in one commit, at most. One sender that waits for each answer got 2 700 messages of 200 bytes a second
+/// Messages and moves in one commit, at most. One sender that waits for each answer got 2 700 messages of 200 bytes a second
 /// stored, 128 unanswered ones 17 000 (development build, two cores, local disk); more only makes the first one wait.
 const BATCH: usize = 128;
 /// A commit so recent proves that the store takes writes, in milliseconds.
@@ -29,9 +36,20 @@ pub(super) enum Work {
         /// Room in the queue's bytes, given back with the answer.
         _room: OwnedSemaphorePermit,
     },
+    Advance {
+        advance: Advance,
+        reply: oneshot::Sender<Result<Cursor, StoreError>>,
+    },
     Probe {
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
+}
+
+/// What became of one piece of work, if the commit succeeds.
+enum Done {
+    Stored(Stored),
+    At(Cursor),
+    Touched,
 }
 
 /// When the last commit succeeded, Unix time in milliseconds.
@@ -47,12 +65,13 @@ impl Committed {
 pub(super) struct Writer {
     db: Connection,
     committed: Arc<Committed>,
+    commits: Commits,
     grown: Arc<Notify>,
 }
 
 impl Writer {
-    pub(super) fn new(db: Connection, committed: Arc<Committed>, grown: Arc<Notify>) -> Self {
-        Self { db, committed, grown }
+    pub(super) fn new(db: Connection, committed: Arc<Committed>, commits: Commits, grown: Arc<Notify>) -> Self {
+        Self { db, committed, commits, grown }
     }
 
     /// Works until the queue is closed and empty.
@@ -60,40 +79,46 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
             batch.extend(queue.try_iter().take(BATCH - 1));
+            let begun = Instant::now();
             match self.commit(&batch) {
-                Ok(places) => self.committed(batch, places),
-                Err(cause) => self.failed(batch, cause),
+                Ok(done) => {
+                    self.commits.succeeded(batch.len(), begun.elapsed());
+                    self.committed(batch, done);
+                }
+                Err(cause) => {
+                    self.commits.failed();
+                    self.failed(batch, cause);
+                }
             }
         }
     }
 
-    /// One transaction for the batch; a place for each append, in order.
-    fn commit(&mut self, batch: &[Work]) -> rusqlite::Result<Vec<Stored>> {
+    /// One transaction for the batch; what became of each piece, in order.
+    fn commit(&mut self, batch: &[Work]) -> rusqlite::Result<Vec<Done>> {
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let time = now();
-        let mut places = Vec::with_capacity(batch.len());
+        let mut done = Vec::with_capacity(batch.len());
         for work in batch {
-            match work {
-                Work::Append { message, .. } => places.push(store(&transaction, message, time)?),
-                Work::Probe { .. } => touch(&transaction, time)?,
-            }
+            done.push(match work {
+                Work::Append { message, .. } => Done::Stored(store(&transaction, message, time)?),
+                Work::Advance { advance: wanted, .. } => Done::At(advance(&transaction, wanted)?),
+                Work::Probe { .. } => touch(&transaction, time).map(|()| Done::Touched)?,
+            });
         }
         transaction.commit()?;
-        Ok(places)
+        Ok(done)
     }
 
-    fn committed(&self, batch: Vec<Work>, places: Vec<Stored>) {
+    fn committed(&self, batch: Vec<Work>, done: Vec<Done>) {
         self.committed.0.store(now(), Ordering::Relaxed);
         self.grown.notify_one();
-        let mut places = places.into_iter();
-        for work in batch {
+        for (work, done) in batch.into_iter().zip(done) {
             // A sender that has gone meanwhile gets no answer and will ask again; there is nobody to tell.
-            let _heard = match work {
-                Work::Append { reply, .. } => {
-                    let place = places.next().expect("commit gives one place for each append");
-                    reply.send(Ok(place)).is_ok()
-                }
-                Work::Probe { reply } => reply.send(Ok(())).is_ok(),
+            let _heard = match (work, done) {
+                (Work::Append { reply, .. }, Done::Stored(place)) => reply.send(Ok(place)).is_ok(),
+                (Work::Advance { reply, .. }, Done::At(cursor)) => reply.send(Ok(cursor)).is_ok(),
+                (Work::Probe { reply }, Done::Touched) => reply.send(Ok(())).is_ok(),
+                _ => unreachable!("commit makes of each piece of work what belongs to it"),
             };
         }
     }
@@ -101,11 +126,12 @@ impl Writer {
     fn failed(&self, batch: Vec<Work>, cause: rusqlite::Error) {
         // The next check has to try for itself.
         self.committed.0.store(0, Ordering::Relaxed);
-        tracing::error!(error = %cause, messages = batch.len(), "a commit failed, its messages are not acknowledged");
+        tracing::error!(error = %cause, batch = batch.len(), "a commit failed, its messages are not acknowledged");
         let error = StoreError::Failed(Arc::new(cause));
         for work in batch {
             let _heard = match work {
                 Work::Append { reply, .. } => reply.send(Err(error.clone())).is_ok(),
+                Work::Advance { reply, .. } => reply.send(Err(error.clone())).is_ok(),
                 Work::Probe { reply } => reply.send(Err(error.clone())).is_ok(),
             };
         }
@@ -117,12 +143,12 @@ fn store(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusq
     if let Some(first) = find(transaction, message)? {
         return Ok(first);
     }
-    let (conversation, seq): (i64, i64) = transaction
+    let (conversation, seq) = transaction
         .prepare_cached(
             "INSERT INTO conversation (name, last_seq) VALUES (?1, 1)
              ON CONFLICT (name) DO UPDATE SET last_seq = last_seq + 1 RETURNING id, last_seq",
         )?
-        .query_row([&message.conv], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        .query_row([&message.conv], |row| Ok((row.get::<_, i64>(0)?, unsigned(row, 1)?)))?;
     transaction
         .prepare_cached(
             "INSERT INTO message
@@ -131,7 +157,7 @@ fn store(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusq
         )?
         .execute((
             conversation,
-            seq,
+            seq.cast_signed(),
             &message.sender,
             &message.device,
             message.client_msg_id,
@@ -140,7 +166,79 @@ fn store(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusq
             message.sent_at.cast_signed(),
             time.cast_signed(),
         ))?;
-    Ok(Stored { seq: seq.cast_unsigned(), time, duplicate: false })
+    take_part(transaction, conversation, seq, message)?;
+    Ok(Stored { seq, time, duplicate: false })
+}
+
+/// Gives cursors to those who take part from this message on, and moves the sender's past it if nothing is unread
+/// before it. A direct conversation's two users are all there since its first message.
+fn take_part(transaction: &Transaction<'_>, conversation: i64, seq: u64, message: &NewMessage) -> rusqlite::Result<()> {
+    if seq == 1 {
+        for user in takes_part(&message.conv, &message.sender) {
+            write_cursor(transaction, conversation, user, "", Cursor::default(), 0)?;
+        }
+    }
+    let found = find_cursor(transaction, conversation, &message.sender)?;
+    let (at, moved) = found.unwrap_or_default();
+    let next = at.after_sending(seq);
+    if found.is_none() || next != at {
+        // Its place in the feed stays, with the device that made that move: this one is no news.
+        write_cursor(transaction, conversation, &message.sender, "", next, moved)?;
+    }
+    Ok(())
+}
+
+/// Moves a cursor forward; where it stands then.
+fn advance(transaction: &Transaction<'_>, wanted: &Advance) -> rusqlite::Result<Cursor> {
+    let Some((conversation, last_seq)) = conversation(transaction, &wanted.conv)? else { return Ok(Cursor::default()) };
+    let found = find_cursor(transaction, conversation, &wanted.user)?;
+    let (at, _) = found.unwrap_or_default();
+    let next = at.advanced(wanted.to.within(last_seq));
+    if found.is_none() || next != at {
+        // One that begins at 0 takes part without having moved.
+        let this_move = if next == at { 0 } else { last_move(transaction)? + 1 };
+        write_cursor(transaction, conversation, &wanted.user, &wanted.device, next, this_move)?;
+    }
+    Ok(next)
+}
+
+/// Where a user's cursor stands, and its place in the feed.
+fn find_cursor(
+    transaction: &Transaction<'_>,
+    conversation: i64,
+    user: &str,
+) -> rusqlite::Result<Option<(Cursor, u64)>> {
+    transaction
+        .prepare_cached("SELECT delivered_seq, read_seq, move FROM cursor WHERE user = ?1 AND conversation = ?2")?
+        .query_row((user, conversation), |row| Ok((cursor_at(row, 0)?, unsigned(row, 2)?)))
+        .optional()
+}
+
+fn write_cursor(
+    transaction: &Transaction<'_>,
+    conversation: i64,
+    user: &str,
+    device: &str,
+    at: Cursor,
+    this_move: u64,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO cursor (user, conversation, delivered_seq, read_seq, device, move)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (user, conversation) DO UPDATE SET delivered_seq = excluded.delivered_seq,
+             read_seq = excluded.read_seq, move = excluded.move,
+             device = CASE excluded.move WHEN move THEN device ELSE excluded.device END",
+        )?
+        .execute((
+            user,
+            conversation,
+            at.delivered_seq.cast_signed(),
+            at.read_seq.cast_signed(),
+            device,
+            this_move.cast_signed(),
+        ))?;
+    Ok(())
 }
 
 fn find(transaction: &Transaction<'_>, message: &NewMessage) -> rusqlite::Result<Option<Stored>> {
@@ -150,7 +248,7 @@ fn find(transaction: &Transaction<'_>, message: &NewMessage) -> rusqlite::Result
              WHERE name = ?1 AND sender = ?2 AND client_msg_id = ?3",
         )?
         .query_row((&message.conv, &message.sender, message.client_msg_id), |row| {
-            Ok(Stored { seq: super::unsigned(row, 0)?, time: super::unsigned(row, 1)?, duplicate: true })
+            Ok(Stored { seq: unsigned(row, 0)?, time: unsigned(row, 1)?, duplicate: true })
         })
         .optional()
 }
