@@ -144,7 +144,8 @@ impl<'a> Session<'a> {
             Some(request) => {
                 self.server.metrics.asked(&request);
                 match self.allowance.ask(self.heard) {
-                    Verdict::Fine => self.request(request).await,
+                    // Boxed, so that a session at rest does not carry the space of its busiest moment.
+                    Verdict::Fine => Box::pin(self.request(request)).await,
                     Verdict::Later(wait) => self.too_fast(request, wait).await,
                     Verdict::Enough => Err(self.settled(End::TooFast).await),
                 }
