@@ -144,7 +144,8 @@ impl<'a> Session<'a> {
             Some(request) => {
                 self.server.metrics.asked(&request);
                 match self.allowance.ask(self.heard) {
-                    Verdict::Fine => self.request(request).await,
+                    // Boxed, so that a session at rest does not carry the space of its busiest moment.
+                    Verdict::Fine => Box::pin(self.request(request)).await,
                     Verdict::Later(wait) => self.too_fast(request, wait).await,
                     Verdict::Enough => Err(self.settled(End::TooFast).await),
                 }
@@ -159,7 +160,10 @@ impl<'a> Session<'a> {
 
     async fn request(&mut self, request: Frame) -> Result<(), End> {
         match request {
-            Frame::Send(send) => self.send(send).await,
+            Frame::Send(send) => {
+                self.send(send);
+                Ok(())
+            }
             Frame::Ack(Ack { conv, seq }) => self.advance("ack", conv, Cursor::delivered(seq)).await,
             Frame::Read(Read { conv, seq }) => self.advance("read", conv, Cursor::read(seq)).await,
             Frame::Sync(sync) => self.sync(sync).await,
@@ -173,13 +177,20 @@ impl<'a> Session<'a> {
 
     async fn too_fast(&mut self, request: Frame, wait: Duration) -> Result<(), End> {
         let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
-        match refusal(request, RefusalCode::TooFast, retry_after_ms) {
-            Some(answer) => self.say(&answer).await,
-            None => Err(End::NotAClientsFrame),
+        let answer = refusal(request, RefusalCode::TooFast, retry_after_ms).ok_or(End::NotAClientsFrame)?;
+        if let Frame::SendErr(_) = answer {
+            self.refuse_send(answer);
+            return Ok(());
         }
+        self.say(&answer).await
     }
 
-    async fn send(&mut self, send: frame::Send) -> Result<(), End> {
+    /// Answers in the order of the sends.
+    fn refuse_send(&mut self, answer: Frame) {
+        self.waiting.push_back(Waiting::Refused(Some(answer)));
+    }
+
+    fn send(&mut self, send: frame::Send) {
         match self.check_send(&send) {
             Ok(client_msg_id) => {
                 let message = NewMessage {
@@ -194,9 +205,8 @@ impl<'a> Session<'a> {
                 let answer = self.server.store.append(message);
                 let (client_msg_id, conv) = (send.client_msg_id, send.conv);
                 self.waiting.push_back(Waiting::Send { client_msg_id, conv, answer });
-                Ok(())
             }
-            Err(code) => self.say(&send_err(send.client_msg_id, send.conv, code, 0)).await,
+            Err(code) => self.refuse_send(send_err(send.client_msg_id, send.conv, code, 0)),
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) enum Waiting {
         conv: String,
         answer: Advancing,
     },
+    /// Not for the store: a refused send, whose answer has its turn like the others.
+    Refused(Option<Frame>),
 }
 
 impl Waiting {
@@ -45,6 +47,7 @@ impl Waiting {
                 tracing::warn!(%error, cause = error.source(), "a cursor was not moved");
                 Some(refused(of, mem::take(conv), code, retry_after_ms))
             }
+            Self::Refused(answer) => answer.take(),
         }
     }
 }

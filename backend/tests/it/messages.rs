@@ -146,6 +146,20 @@ async fn a_wrong_send_is_refused_and_the_session_goes_on() {
     assert_eq!(mallory.send("room:a", 1, &[0; MAX_BODY]).await.seq, 1);
 }
 
+/// A refusal needs no commit, and once overtook the acknowledgements of what was sent before it.
+#[tokio::test]
+async fn a_refused_send_is_answered_in_its_turn() {
+    let (im, _data) = start(&["--faults"]).await;
+    let mut alice = Client::login(im.address, "alice", "phone").await;
+    im.fault(r#"{"ack_delay_ms":300}"#).await;
+    alice.say(&send("dm:alice:bob", 1, b"x")).await;
+    alice.say(&send("dm:bob:carol", 2, b"x")).await;
+    alice.say(&send("dm:alice:bob", 3, b"x")).await;
+    assert!(matches!(alice.hear().await, Frame::SendAck(ack) if ack.seq == 1));
+    assert!(matches!(alice.hear().await, Frame::SendErr(error) if error.conv == "dm:bob:carol"));
+    assert!(matches!(alice.hear().await, Frame::SendAck(ack) if ack.seq == 2));
+}
+
 #[tokio::test]
 async fn both_forms_are_one_conversation() {
     let (im, _data) = start(&[]).await;

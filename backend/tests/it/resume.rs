@@ -47,7 +47,10 @@ async fn a_session_goes_on_after_its_connection_broke_and_what_was_missed_is_ask
     drop(client);
     sessions(&im, 0).await;
     let mut bob = Client::login(im.address, "bob", "phone").await;
+    let mut dave = Client::login(im.address, "dave", "phone").await;
+    dave.sync("room:a", 0, 0).await;
     bob.send("room:a", 7, b"missed").await;
+    assert_eq!(dave.hear_msg().await.seq, 1, "it has been pushed to whoever was there");
     let mut client = Client::connect(im.address).await;
     let ok = client.resume("alice", "phone", &session).await;
     assert!(ok.resumed && ok.session_id != session, "it goes on under a name of its own");
