@@ -109,8 +109,8 @@ pub(super) async fn a_server_dies(world: &mut World<'_>, crowd: &mut Crowd) -> R
     let journal = crowd.journal.clone();
     let talking = try_join_all(crowd.people.iter_mut().map(talk));
     let killing = async {
-        let enough = journal.promises(ROOM).len() + SAID_BEFORE_DEATH;
-        eventually(SOON, "enough messages", async || (journal.promises(ROOM).len() >= enough).then_some(())).await?;
+        let enough = journal.promises() + SAID_BEFORE_DEATH;
+        eventually(SOON, "enough messages", async || (journal.promises() >= enough).then_some(())).await?;
         world.kill(&victim)
     };
     tokio::try_join!(talking, killing)?;
@@ -242,6 +242,9 @@ pub(super) async fn everything_stops(world: &mut World<'_>, crowd: &mut Crowd) -
 /// Asks a server for everything that was said, and holds it against what everybody was promised.
 async fn verify_promises(crowd: &mut Crowd) -> Result<()> {
     let history = crowd.people[0].phone.online(SOON).await?.history(ROOM, 0).await?;
+    for person in &mut crowd.people {
+        person.phone.catch_up(ROOM, SOON).await?;
+    }
     let verdict = checker::check(ROOM, &history, &crowd.journal)?;
     told(&format!(
         "{} messages were acknowledged; each of them is stored exactly once, {} in all",
