@@ -1,10 +1,11 @@
 //! The command line of `warbler-bench`.
 
 mod measuring;
+mod wan;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tokio::runtime::Builder;
@@ -12,13 +13,12 @@ use tokio::runtime::Builder;
 use crate::{
     compare,
     demo::{self, Afterwards},
-    growth,
-    harness::Wan,
-    output,
+    growth, output,
     serve::{self, Kind},
     stop,
 };
 use measuring::{Compare, Growth};
+use wan::Wan;
 
 /// Failed while running. A wrong command line is 2, by clap.
 const FAILED: u8 = 1;
@@ -42,8 +42,8 @@ enum Command {
     Demo(Demo),
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
-    /// Relays TCP with a fixed delay each way, as a long way between two places would.
-    Wan(WanArguments),
+    /// Relays TCP as a long or bad way between two places would: later, in pieces, or not at all.
+    Wan(Wan),
 }
 
 #[derive(Debug, Args)]
@@ -63,19 +63,6 @@ struct Serve {
     bind: SocketAddr,
 }
 
-#[derive(Debug, Args)]
-struct WanArguments {
-    /// Where it listens; port 0 takes a free one, which the ready line names.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// Where it relays to.
-    #[arg(long)]
-    to: SocketAddr,
-    /// How much later bytes arrive, each way: `40ms`, `1.5s`.
-    #[arg(long, value_parser = parse_duration)]
-    delay: Duration,
-}
-
 /// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -86,7 +73,7 @@ pub fn run() -> ExitCode {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }
         Command::Serve(arguments) => serve(&arguments),
-        Command::Wan(arguments) => wan(&arguments),
+        Command::Wan(arguments) => on_one_thread(arguments.run()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,31 +95,8 @@ fn serve(arguments: &Serve) -> Result<()> {
     })
 }
 
-fn wan(arguments: &WanArguments) -> Result<()> {
-    on_one_thread(async {
-        let wan = Wan::start(arguments.listen, arguments.to, arguments.delay).await?;
-        output::ready(&json!({ "listen": [wan.address().to_string()] }));
-        stop::asked().await
-    })
-}
-
 fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?.block_on(work)
-}
-
-/// A number with `us`, `ms` or `s`.
-fn parse_duration(text: &str) -> Result<Duration> {
-    let split =
-        text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| format!("{text:?} has no unit: us, ms or s"))?;
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().with_context(|| format!("{number:?} is no number"))?;
-    let seconds = match unit {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        _ => bail!("{unit:?} is no unit: us, ms or s"),
-    };
-    Duration::try_from_secs_f64(seconds).with_context(|| format!("{text:?} is no length of time"))
 }
 
 #[cfg(test)]
@@ -143,15 +107,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn delays_have_a_unit() {
-        assert_eq!(parse_duration("40ms").unwrap(), Duration::from_millis(40));
-        assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
-        assert_eq!(parse_duration("7us").unwrap(), Duration::from_micros(7));
-        for wrong in ["40", "ms", "40min", "-1s", "NaNs", ""] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -14,3 +14,4 @@ pub mod output;
 mod report;
 pub mod serve;
 mod stop;
+mod units;
