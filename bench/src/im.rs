@@ -8,12 +8,14 @@ pub mod checker;
 mod diary;
 mod journal;
 mod phone;
+mod server;
 mod session;
 mod token;
 
 pub use diary::{Diary, Entry, Happening};
 pub use journal::{Acknowledged, Asked, Entries, Journal, Pushed};
 pub use phone::{BackOff, Phone};
+pub use server::Server;
 pub use session::{Door, Session, SessionError};
 pub use token::Secret;
 

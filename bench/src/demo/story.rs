@@ -39,7 +39,7 @@ pub(super) async fn everything_starts(world: &World<'_>) -> Result<()> {
         told(&format!(
             "{:<12} pid {:<7} up, a probe takes {:.1} ms there and back",
             node.name,
-            node.process.pid(),
+            node.server.process.pid(),
             rtt * 1000.0
         ));
     }
@@ -68,7 +68,7 @@ pub(super) async fn people_arrive(world: &World<'_>, crowd: &mut Crowd) -> Resul
             who.because
         ));
         if who.by == Entrance::WebSocket {
-            let seen = who.ask_whoami(world.edge.im).await?.json()?;
+            let seen = who.ask_whoami(world.im).await?.json()?;
             let forwarded = seen["headers"]["x-forwarded-for"].as_str().unwrap_or_default();
             ensure!(forwarded == who.address, "a server saw {} as {forwarded:?}: {seen}", who.address);
         }
@@ -140,7 +140,7 @@ async fn talk(person: &mut Person) -> Result<()> {
 }
 
 pub(super) async fn it_returns(world: &mut World<'_>) -> Result<()> {
-    let Some(dead) = world.nodes.iter_mut().find_map(|node| (!node.process.runs()).then_some(node.name)) else {
+    let Some(dead) = world.nodes.iter_mut().find_map(|node| (!node.server.process.runs()).then_some(node.name)) else {
         bail!("no server is dead");
     };
     title(&format!("{dead} returns"));
@@ -215,14 +215,14 @@ pub(super) async fn a_mistake_changes_nothing(world: &mut World<'_>, crowd: &mut
 pub(super) fn where_to_look(world: &World<'_>) {
     title("Everything stays up until Ctrl-C");
     let edge = &world.edge;
-    told(&format!("WebSocket and HTTP  {}   (each connection starts with a PROXY header)", edge.im));
-    told(&format!("TCP                 {}   (likewise)", edge.opaque));
+    told(&format!("WebSocket and HTTP  {}   (each connection starts with a PROXY header)", world.im));
+    told(&format!("TCP                 {}   (likewise)", world.opaque));
     told(&format!("metrics             http://{}/metrics", edge.admin));
     told(&format!("status              http://{}/api/v1/status", edge.admin));
     told(&format!("configuration       {}   (edit it, and watch)", edge.file.display()));
     told(&format!("logs                {}", world.workspace.root().display()));
     for node in &world.nodes {
-        told(&format!("{:<12}        pid {}   (kill it, and watch)", node.name, node.process.pid()));
+        told(&format!("{:<12}        pid {}   (kill it, and watch)", node.name, node.server.process.pid()));
     }
 }
 

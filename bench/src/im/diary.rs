@@ -71,7 +71,7 @@ impl Diary {
     fn trouble(&self, user: &str, what: Happening, kind: &'static str, error: &SessionError) {
         let mut pages = locked(&self.pages);
         pages.online.remove(user);
-        pages.reasons.insert(kind, format!("{user}: {:#}", anyhow::anyhow!(error.to_string())));
+        pages.reasons.insert(kind, format!("{user}: {error}"));
         pages.write(Instant::now(), user, what);
     }
 
