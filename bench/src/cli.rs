@@ -1,5 +1,6 @@
 //! The command line of `warbler-bench`.
 
+mod drill;
 mod measuring;
 mod wan;
 
@@ -13,6 +14,7 @@ use tokio::runtime::Builder;
 use crate::{
     compare,
     demo::{self, Afterwards},
+    drill::Kept,
     growth, output,
     serve::{self, Kind},
     stop,
@@ -22,8 +24,10 @@ use wan::Wan;
 
 /// Failed while running. A wrong command line is 2, by clap.
 const FAILED: u8 = 1;
+/// A stated limit was not kept.
+const LIMIT_NOT_KEPT: u8 = 4;
 
-/// Load, comparisons and the demo of warbler, with real programs over loopback.
+/// Load, comparisons, drills and the demo of warbler, with real programs over loopback.
 #[derive(Debug, Parser)]
 #[command(name = "warbler-bench", version, about)]
 struct CommandLine {
@@ -40,6 +44,8 @@ enum Command {
     Growth(Growth),
     /// Starts an edge with six IM servers in three places, and shows what it does when things happen to them.
     Demo(Demo),
+    /// Breaks something while people talk, and says whether anything they were promised was lost.
+    Drill(drill::Arguments),
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
     /// Relays TCP as a long or bad way between two places would: later, in pieces, or not at all.
@@ -63,7 +69,8 @@ struct Serve {
     bind: SocketAddr,
 }
 
-/// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line.
+/// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line, 4 a
+/// stated limit was not kept.
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
@@ -72,6 +79,11 @@ pub fn run() -> ExitCode {
         Command::Demo(Demo { keep }) => {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }
+        Command::Drill(arguments) => match on_one_thread(stop::unless_asked(arguments.run())) {
+            Ok(Kept::NotAll) => return ExitCode::from(LIMIT_NOT_KEPT),
+            Ok(Kept::All) => Ok(()),
+            Err(error) => Err(error),
+        },
         Command::Serve(arguments) => serve(&arguments),
         Command::Wan(arguments) => on_one_thread(arguments.run()),
     };

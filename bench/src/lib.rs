@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod compare;
 pub mod demo;
+pub mod drill;
 mod edge;
 pub mod growth;
 pub mod harness;
