@@ -1,10 +1,12 @@
 //! The command line of `warbler-bench`.
 
+mod drill;
 mod measuring;
+mod wan;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tokio::runtime::Builder;
@@ -12,18 +14,20 @@ use tokio::runtime::Builder;
 use crate::{
     compare,
     demo::{self, Afterwards},
-    growth,
-    harness::Wan,
-    output,
+    drill::Kept,
+    growth, output,
     serve::{self, Kind},
     stop,
 };
 use measuring::{Compare, Growth};
+use wan::Wan;
 
 /// Failed while running. A wrong command line is 2, by clap.
 const FAILED: u8 = 1;
+/// A stated limit was not kept.
+const LIMIT_NOT_KEPT: u8 = 4;
 
-/// Load, comparisons and the demo of warbler, with real programs over loopback.
+/// Load, comparisons, drills and the demo of warbler, with real programs over loopback.
 #[derive(Debug, Parser)]
 #[command(name = "warbler-bench", version, about)]
 struct CommandLine {
@@ -40,10 +44,12 @@ enum Command {
     Growth(Growth),
     /// Starts an edge with six IM servers in three places, and shows what it does when things happen to them.
     Demo(Demo),
+    /// Breaks something while people talk, and says whether anything they were promised was lost.
+    Drill(drill::Arguments),
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
-    /// Relays TCP with a fixed delay each way, as a long way between two places would.
-    Wan(WanArguments),
+    /// Relays TCP as a long or bad way between two places would: later, in pieces, or not at all.
+    Wan(Wan),
 }
 
 #[derive(Debug, Args)]
@@ -63,20 +69,8 @@ struct Serve {
     bind: SocketAddr,
 }
 
-#[derive(Debug, Args)]
-struct WanArguments {
-    /// Where it listens; port 0 takes a free one, which the ready line names.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// Where it relays to.
-    #[arg(long)]
-    to: SocketAddr,
-    /// How much later bytes arrive, each way: `40ms`, `1.5s`.
-    #[arg(long, value_parser = parse_duration)]
-    delay: Duration,
-}
-
-/// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line.
+/// Runs the command line and says how the process ends: 0 done, 1 failed while running, 2 wrong command line, 4 a
+/// stated limit was not kept.
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
@@ -85,8 +79,13 @@ pub fn run() -> ExitCode {
         Command::Demo(Demo { keep }) => {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }
+        Command::Drill(arguments) => match on_one_thread(stop::unless_asked(arguments.run())) {
+            Ok(Kept::NotAll) => return ExitCode::from(LIMIT_NOT_KEPT),
+            Ok(Kept::All) => Ok(()),
+            Err(error) => Err(error),
+        },
         Command::Serve(arguments) => serve(&arguments),
-        Command::Wan(arguments) => wan(&arguments),
+        Command::Wan(arguments) => on_one_thread(arguments.run()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,31 +107,8 @@ fn serve(arguments: &Serve) -> Result<()> {
     })
 }
 
-fn wan(arguments: &WanArguments) -> Result<()> {
-    on_one_thread(async {
-        let wan = Wan::start(arguments.listen, arguments.to, arguments.delay).await?;
-        output::ready(&json!({ "listen": [wan.address().to_string()] }));
-        stop::asked().await
-    })
-}
-
 fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?.block_on(work)
-}
-
-/// A number with `us`, `ms` or `s`.
-fn parse_duration(text: &str) -> Result<Duration> {
-    let split =
-        text.find(|c: char| c.is_ascii_alphabetic()).with_context(|| format!("{text:?} has no unit: us, ms or s"))?;
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().with_context(|| format!("{number:?} is no number"))?;
-    let seconds = match unit {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        _ => bail!("{unit:?} is no unit: us, ms or s"),
-    };
-    Duration::try_from_secs_f64(seconds).with_context(|| format!("{text:?} is no length of time"))
 }
 
 #[cfg(test)]
@@ -143,15 +119,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn delays_have_a_unit() {
-        assert_eq!(parse_duration("40ms").unwrap(), Duration::from_millis(40));
-        assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
-        assert_eq!(parse_duration("7us").unwrap(), Duration::from_micros(7));
-        for wrong in ["40", "ms", "40min", "-1s", "NaNs", ""] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

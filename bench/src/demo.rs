@@ -7,7 +7,6 @@
 //! Each step says what happens and what was verified, and the first thing that is not as told ends the demo with an
 //! error. So the exit code is 0 only if all of it happened.
 
-mod edge;
 mod people;
 mod story;
 mod world;

@@ -5,13 +5,17 @@
 //! [`checker`] holds journals against what the servers have stored.
 
 pub mod checker;
+mod diary;
 mod journal;
 mod phone;
+mod server;
 mod session;
 mod token;
 
-pub use journal::{Acknowledged, Journal};
-pub use phone::Phone;
+pub use diary::{Diary, Entry, Happening};
+pub use journal::{Acknowledged, Asked, Entries, Journal, Pushed};
+pub use phone::{BackOff, Phone};
+pub use server::Server;
 pub use session::{Door, Session, SessionError};
 pub use token::Secret;
 

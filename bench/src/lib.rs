@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod compare;
 pub mod demo;
+pub mod drill;
+mod edge;
 pub mod growth;
 pub mod harness;
 pub mod im;
@@ -14,3 +16,4 @@ pub mod output;
 mod report;
 pub mod serve;
 mod stop;
+mod units;

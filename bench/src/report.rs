@@ -1,11 +1,15 @@
-//! What reports of measurements have in common: the machine, the spread of rounds, the marked section of a Markdown file,
-//! and the line that says how far it is.
+//! What reports of measurements have in common: the machine, the spread of rounds, pictures, the marked section of a
+//! Markdown file, and the line that says how far it is.
 
+mod drawing;
 mod machine;
 mod progress;
 mod section;
 mod spread;
 
+pub(crate) use drawing::Drawing;
+#[cfg(test)]
+pub(crate) use drawing::tests::assert_well_formed;
 pub(crate) use machine::{Machine, command_line, today};
 pub(crate) use progress::Progress;
 pub(crate) use section::{Section, Span};

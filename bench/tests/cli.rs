@@ -53,6 +53,31 @@ async fn a_relay_and_an_endpoint_say_where_they_are_and_stop_when_asked() {
 }
 
 #[tokio::test]
+async fn a_relay_obeys_while_it_runs_and_help_says_how() {
+    let workspace = Workspace::new().unwrap();
+    let help = run(&workspace, &["wan", "--help"]).await;
+    assert!(help.stdout.contains("silent on|off [WAY]") && help.stdout.contains("--control"), "{}", help.stdout);
+    let place = EchoTcp::start().await.unwrap();
+    let to = place.address().to_string();
+    let arguments = ["wan", "--to", &to, "--control", "127.0.0.1:0", "--delay", "10ms", "--loss", "0%"];
+    let relay = Process::start(&workspace, launch(&arguments)).await.unwrap();
+    let mut client = RawClient::connect(relay.address("listen", 0).unwrap()).await.unwrap();
+    let mut control = RawClient::connect(relay.address("control", 0).unwrap()).await.unwrap();
+    client.send(b"ping").await.unwrap();
+    client.read_exact(4).await.unwrap();
+    control.send(b"silent on\nshow\n").await.unwrap();
+    assert_eq!(control.read_until(b"\n").await.unwrap(), b"ok\n");
+    let shown = String::from_utf8(control.read_until(b"\n").await.unwrap()).unwrap();
+    assert!(shown.starts_with("out: delay 10ms, ") && shown.ends_with("rate none, silent\n"), "{shown}");
+    client.send(b"ping").await.unwrap();
+    client.expect_silence(Duration::from_millis(200)).await.unwrap();
+    control.send(b"silent off\n").await.unwrap();
+    client.read_exact(4).await.unwrap();
+    control.send(b"cut\n").await.unwrap();
+    assert!(client.read_exact(1).await.is_err());
+}
+
+#[tokio::test]
 async fn a_comparison_of_nothing_fails_and_says_so() {
     let workspace = Workspace::new().unwrap();
     let nowhere = ["compare", "--warbler", "/nowhere/a", "--nginx", "/nowhere/b", "--haproxy", "/nowhere/c"];

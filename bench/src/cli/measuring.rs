@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 use clap::{Args, value_parser};
 
-use super::parse_duration;
 use crate::{
     compare,
     growth::{self, Variation},
     measure::{Cores, Programs, Row, Size},
+    units,
 };
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(super) struct Compare {
     #[arg(long, default_value_t = 4000, value_parser = value_parser!(u32).range(1..=9000))]
     mass: u32,
     /// From closing them to the look at the memory that came back.
-    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, default_value = "5s", value_parser = units::duration)]
     rest: Duration,
     /// MiB to download, a quarter of it with TLS.
     #[arg(long, default_value_t = 4096, value_parser = value_parser!(u64).range(1..))]

@@ -1,10 +1,7 @@
-//! A run as a picture: for each figure, warbler's cost as a multiple of the better other. SVG written by hand, without
-//! scripts and without fonts of its own, for light and dark pages.
+//! A run as a picture: for each figure, warbler's cost as a multiple of the better other.
 //!
 //! The scale is logarithmic, so that half and double are equally far from 1. What is better when there is more of it is
 //! turned over: left of the line is always good.
-
-use std::fmt::Write;
 
 use super::{
     report::Report,
@@ -16,7 +13,7 @@ use crate::{
         Row,
         figure::{Better, Figure},
     },
-    report::Spread,
+    report::{Drawing, Spread},
 };
 
 const WIDTH: f64 = 960.0;
@@ -32,13 +29,7 @@ const LOWEST: f64 = 0.25;
 const HIGHEST: f64 = 4.0;
 const STEPS: [f64; 5] = [LOWEST, 0.5, 1.0, 2.0, HIGHEST];
 
-/// Colours that people who see some colours alike can still tell apart (Okabe and Ito, 2008).
 const STYLE: &str = "
-text { font: 12px sans-serif; fill: #333333 }
-.bold { font-weight: bold }
-.faint { fill: #666666 }
-.ground { fill: #ffffff }
-.grid { stroke: #dddddd }
 .one { stroke: #777777 }
 .whisker { stroke: #111111 }
 .tick { stroke: #aa3377; stroke-width: 3 }
@@ -47,10 +38,6 @@ text { font: 12px sans-serif; fill: #333333 }
 .unsure { fill: #999999 }
 .free { fill: #56a0d3 }
 @media (prefers-color-scheme: dark) {
-text { fill: #dddddd }
-.faint { fill: #aaaaaa }
-.ground { fill: #0d1117 }
-.grid { stroke: #30363d }
 .one { stroke: #999999 }
 .whisker { stroke: #f0f0f0 }
 .tick { stroke: #ee99bb }
@@ -59,35 +46,29 @@ text { fill: #dddddd }
 
 /// The picture.
 pub(super) fn svg(report: &Report) -> String {
-    let mut drawing = Drawing { body: String::new(), y: TOP };
+    let mut picture = Picture { drawing: Drawing::default(), y: TOP };
     let mut before = None;
     for (row, figure) in report.figures() {
         if before.is_some_and(|before| before != row.measure) {
-            drawing.y += GAP;
+            picture.y += GAP;
         }
         before = Some(row.measure);
-        drawing.figure(report, row, figure);
+        picture.figure(report, row, figure);
     }
-    let (body, bottom) = (drawing.body, drawing.y + 4.0);
-    let mut frame = Drawing { body: String::new(), y: bottom };
+    // The frame lies under the figures, and is as high as they turned out to be.
+    let mut frame = Picture { drawing: Drawing::default(), y: picture.y + 4.0 };
     frame.scale();
     frame.legend();
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" viewBox=\"0 0 {WIDTH} \
-         {height:.0}\">\n<title>warbler beside nginx and HAProxy</title>\n<style>{STYLE}</style>\n\
-         <rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n{}{body}</svg>\n",
-        frame.body,
-        height = bottom + 34.0,
-    )
+    frame.drawing.under(picture.drawing).finish("warbler beside nginx and HAProxy", WIDTH, frame.y + 34.0, STYLE)
 }
 
-struct Drawing {
-    body: String,
+struct Picture {
+    drawing: Drawing,
     /// Down to where it is drawn.
     y: f64,
 }
 
-impl Drawing {
+impl Picture {
     fn legend(&mut self) {
         self.text(20.0, 26.0, "start", "bold", "warbler's cost as a multiple of the better of nginx and HAProxy");
         let what = "medians of the rounds with their range; left of 1 is better; rates, bytes and memory given back are \
@@ -140,34 +121,24 @@ impl Drawing {
         self.rect(one.min(end), self.y, (end - one).abs().max(1.0), class);
         self.y -= (LINE - BAR) / 2.0;
         let (low, high) = (place(cost.low), place(cost.high));
-        _ = writeln!(
-            self.body,
-            "<path class=\"whisker\" fill=\"none\" d=\"M{low:.1} {y1:.1}V{y2:.1}M{low:.1} {middle:.1}H{high:.1}M{high:.1} \
-             {y1:.1}V{y2:.1}\"/>",
-            y1 = middle - 3.5,
-            y2 = middle + 3.5,
-        );
+        let (y1, y2) = (middle - 3.5, middle + 3.5);
+        let data = format!("M{low:.1} {y1:.1}V{y2:.1}M{low:.1} {middle:.1}H{high:.1}M{high:.1} {y1:.1}V{y2:.1}");
+        self.drawing.path(&data, "whisker");
         let beyond = if cost.median > HIGHEST { " →" } else { "" };
         self.text(LEFT + PLOT + 24.0, middle + 4.0, "start", "", &format!("{:.2}{beyond}", cost.median));
     }
 
     fn rect(&mut self, x: f64, y: f64, width: f64, class: &str) {
-        _ = writeln!(
-            self.body,
-            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\"/>"
-        );
+        self.drawing.rect((x, y), (width, BAR), class);
     }
 
+    /// From above to below.
     fn line(&mut self, x: f64, y1: f64, y2: f64, class: &str) {
-        _ = writeln!(self.body, "<line class=\"{class}\" x1=\"{x:.1}\" y1=\"{y1:.1}\" x2=\"{x:.1}\" y2=\"{y2:.1}\"/>");
+        self.drawing.line((x, y1), (x, y2), class);
     }
 
-    /// Names are those of rows and figures, in which XML has nothing to escape.
     fn text(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
-        _ = writeln!(
-            self.body,
-            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
-        );
+        self.drawing.text(x, y, anchor, class, text);
     }
 }
 
@@ -211,26 +182,13 @@ fn place(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::{report::tests::report, samples::tests::rounds};
+    use crate::{
+        compare::{report::tests::report, samples::tests::rounds},
+        report::assert_well_formed,
+    };
 
     fn picture(row: &str, figure: Figure, values: &[[f64; 3]]) -> String {
         svg(&report(rounds(row, figure, values)))
-    }
-
-    /// Every tag that is opened is closed, in order, and no text breaks out of it.
-    fn assert_well_formed(svg: &str) {
-        let mut open = Vec::new();
-        for tag in svg.split('<').skip(1) {
-            let (tag, text) = tag.split_once('>').expect("a tag has an end");
-            assert!(!text.contains('>') && !text.contains('&'), "{text}");
-            assert!(tag.matches('"').count().is_multiple_of(2), "{tag}");
-            if let Some(name) = tag.strip_prefix('/') {
-                assert_eq!(open.pop(), Some(name));
-            } else if !tag.ends_with('/') {
-                open.push(tag.split_whitespace().next().unwrap());
-            }
-        }
-        assert!(open.is_empty(), "{open:?}");
     }
 
     #[test]

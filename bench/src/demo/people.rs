@@ -160,8 +160,8 @@ impl Who {
 impl World<'_> {
     pub(super) fn edge_address(&self, by: Entrance) -> SocketAddr {
         match by {
-            Entrance::WebSocket => self.edge.im,
-            Entrance::Opaque => self.edge.opaque,
+            Entrance::WebSocket => self.im,
+            Entrance::Opaque => self.opaque,
         }
     }
 

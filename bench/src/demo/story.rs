@@ -39,7 +39,7 @@ pub(super) async fn everything_starts(world: &World<'_>) -> Result<()> {
         told(&format!(
             "{:<12} pid {:<7} up, a probe takes {:.1} ms there and back",
             node.name,
-            node.process.pid(),
+            node.server.process.pid(),
             rtt * 1000.0
         ));
     }
@@ -68,7 +68,7 @@ pub(super) async fn people_arrive(world: &World<'_>, crowd: &mut Crowd) -> Resul
             who.because
         ));
         if who.by == Entrance::WebSocket {
-            let seen = who.ask_whoami(world.edge.im).await?.json()?;
+            let seen = who.ask_whoami(world.im).await?.json()?;
             let forwarded = seen["headers"]["x-forwarded-for"].as_str().unwrap_or_default();
             ensure!(forwarded == who.address, "a server saw {} as {forwarded:?}: {seen}", who.address);
         }
@@ -109,8 +109,8 @@ pub(super) async fn a_server_dies(world: &mut World<'_>, crowd: &mut Crowd) -> R
     let journal = crowd.journal.clone();
     let talking = try_join_all(crowd.people.iter_mut().map(talk));
     let killing = async {
-        let enough = journal.promises(ROOM).len() + SAID_BEFORE_DEATH;
-        eventually(SOON, "enough messages", async || (journal.promises(ROOM).len() >= enough).then_some(())).await?;
+        let enough = journal.promises() + SAID_BEFORE_DEATH;
+        eventually(SOON, "enough messages", async || (journal.promises() >= enough).then_some(())).await?;
         world.kill(&victim)
     };
     tokio::try_join!(talking, killing)?;
@@ -140,7 +140,7 @@ async fn talk(person: &mut Person) -> Result<()> {
 }
 
 pub(super) async fn it_returns(world: &mut World<'_>) -> Result<()> {
-    let Some(dead) = world.nodes.iter_mut().find_map(|node| (!node.process.runs()).then_some(node.name)) else {
+    let Some(dead) = world.nodes.iter_mut().find_map(|node| (!node.server.process.runs()).then_some(node.name)) else {
         bail!("no server is dead");
     };
     title(&format!("{dead} returns"));
@@ -215,14 +215,14 @@ pub(super) async fn a_mistake_changes_nothing(world: &mut World<'_>, crowd: &mut
 pub(super) fn where_to_look(world: &World<'_>) {
     title("Everything stays up until Ctrl-C");
     let edge = &world.edge;
-    told(&format!("WebSocket and HTTP  {}   (each connection starts with a PROXY header)", edge.im));
-    told(&format!("TCP                 {}   (likewise)", edge.opaque));
+    told(&format!("WebSocket and HTTP  {}   (each connection starts with a PROXY header)", world.im));
+    told(&format!("TCP                 {}   (likewise)", world.opaque));
     told(&format!("metrics             http://{}/metrics", edge.admin));
     told(&format!("status              http://{}/api/v1/status", edge.admin));
     told(&format!("configuration       {}   (edit it, and watch)", edge.file.display()));
     told(&format!("logs                {}", world.workspace.root().display()));
     for node in &world.nodes {
-        told(&format!("{:<12}        pid {}   (kill it, and watch)", node.name, node.process.pid()));
+        told(&format!("{:<12}        pid {}   (kill it, and watch)", node.name, node.server.process.pid()));
     }
 }
 
@@ -242,6 +242,9 @@ pub(super) async fn everything_stops(world: &mut World<'_>, crowd: &mut Crowd) -
 /// Asks a server for everything that was said, and holds it against what everybody was promised.
 async fn verify_promises(crowd: &mut Crowd) -> Result<()> {
     let history = crowd.people[0].phone.online(SOON).await?.history(ROOM, 0).await?;
+    for person in &mut crowd.people {
+        person.phone.catch_up(ROOM, SOON).await?;
+    }
     let verdict = checker::check(ROOM, &history, &crowd.journal)?;
     told(&format!(
         "{} messages were acknowledged; each of them is stored exactly once, {} in all",

@@ -1,17 +1,17 @@
 //! The programs of the demo and how they stand to each other.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::edge::Edge;
 use crate::{
+    edge::Edge,
     harness::{
-        Launch, Process, Wan, Workspace, binary,
+        Wan, Workspace,
         mmdb::{self, Layout, Row},
         reserve_port,
     },
-    im::Secret,
+    im::{Secret, Server},
 };
 
 /// The configuration of the edge, with addresses that [`World::start`] replaces.
@@ -48,10 +48,13 @@ pub(super) struct World<'a> {
     pub(super) workspace: &'a Workspace,
     pub(super) nodes: Vec<Node>,
     pub(super) edge: Edge,
+    /// The edge's address for WebSocket and HTTP.
+    pub(super) im: SocketAddr,
+    /// The edge's address for opaque bytes.
+    pub(super) opaque: SocketAddr,
     pub(super) secret: Secret,
     /// The configuration as the edge runs it.
     pub(super) configuration: String,
-    secret_file: PathBuf,
 }
 
 /// One IM server.
@@ -61,9 +64,7 @@ pub(super) struct Node {
     pub(super) place: Place,
     /// Where the edge finds it: itself, or the relay before it.
     pub(super) endpoint: SocketAddr,
-    pub(super) process: Process,
-    /// Fixed, so that it can come back to where the edge looks for it.
-    address: SocketAddr,
+    pub(super) server: Server,
     _relay: Option<Wan>,
 }
 
@@ -86,7 +87,8 @@ impl<'a> World<'a> {
         workspace.write("demo.mmdb", mmdb::build(Layout::GeoIp2City, &networks())?)?;
         let file = workspace.write("demo.toml", &configuration)?;
         let edge = Edge::start(workspace, file).await?;
-        Ok(Self { workspace, nodes, edge, secret, configuration, secret_file })
+        let (im, opaque) = (edge.listener("im")?, edge.listener("opaque")?);
+        Ok(Self { workspace, nodes, edge, im, opaque, secret, configuration })
     }
 
     /// The node of this name.
@@ -96,15 +98,13 @@ impl<'a> World<'a> {
 
     /// Kills a node, as a crash would.
     pub(super) fn kill(&mut self, name: &str) -> Result<()> {
-        self.node_mut(name)?.process.kill()
+        self.node_mut(name)?.server.kill()
     }
 
     /// Starts a killed node again, where it was.
     pub(super) async fn restart(&mut self, name: &str) -> Result<()> {
-        let (workspace, secret_file) = (self.workspace, self.secret_file.clone());
-        let node = self.node_mut(name)?;
-        node.process = start_process(workspace, node.name, node.address, &secret_file).await?;
-        Ok(())
+        let workspace = self.workspace;
+        self.node_mut(name)?.server.start_again(workspace).await
     }
 
     fn node_mut(&mut self, name: &str) -> Result<&mut Node> {
@@ -113,28 +113,17 @@ impl<'a> World<'a> {
 }
 
 impl Node {
-    async fn start(workspace: &Workspace, name: &'static str, place: Place, secret: &PathBuf) -> Result<Self> {
+    async fn start(workspace: &Workspace, name: &'static str, place: Place, secret: &Path) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], reserve_port()?));
-        let process = start_process(workspace, name, address, secret).await?;
+        let server = Server::start(workspace, name, address, secret, &[]).await?;
         let relay = if place.one_way.is_zero() {
             None
         } else {
             Some(Wan::start(SocketAddr::from(([127, 0, 0, 1], 0)), address, place.one_way).await?)
         };
         let endpoint = relay.as_ref().map_or(address, Wan::address);
-        Ok(Self { name, place, endpoint, process, address, _relay: relay })
+        Ok(Self { name, place, endpoint, server, _relay: relay })
     }
-}
-
-/// All nodes share one directory of messages, which `warbler-im` allows on one machine.
-async fn start_process(workspace: &Workspace, name: &str, address: SocketAddr, secret: &PathBuf) -> Result<Process> {
-    let launch = Launch::new(binary("warbler-im")?)
-        .name(name)
-        .args(["run", "--node", name, "--bind", &address.to_string(), "--threads", "1", "--data"])
-        .arg(workspace.path("messages"))
-        .arg("--jwt-secret-file")
-        .arg(secret);
-    Process::start(workspace, launch).await
 }
 
 /// Networks for documentation and tests (RFC 5737, RFC 3849), put where the demo needs them. 198.18.0.0/15 (RFC 2544)

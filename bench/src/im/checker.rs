@@ -1,83 +1,172 @@
 //! Holds what clients were promised and shown against what is stored.
+//!
+//! The store is asked once more, after all was said, for every conversation: that is the history. Then, for each of
+//! them: every acknowledged message is in it exactly once, at its place and as it was sent; places are 1, 2, 3, … without
+//! a hole; every push equals its message; whoever asked for the conversation got the same; and nothing crossed
+//! conversations. It is Jepsen's question, asked of a log for each conversation.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-};
+mod problem;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backend::frame::Msg;
+use bytes::Bytes;
 
-use super::Journal;
+use super::{
+    Journal,
+    journal::{Acknowledged, Asked, Entries, Pushed},
+};
+pub use problem::{Broken, Problem};
 
-/// More problems of one run say nothing new.
-const SHOWN_PROBLEMS: usize = 20;
+/// All messages of each conversation, in the order of the store.
+pub type Histories = BTreeMap<String, Vec<Msg>>;
 
 /// What was found to be right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Verdict {
-    /// Messages in the history.
+    pub conversations: usize,
+    /// Messages in the histories.
     pub stored: usize,
     /// Acknowledgements, each found exactly once.
     pub acknowledged: usize,
     /// Pushes, each the same as its message in the history.
     pub pushed: usize,
+    /// Conversations as somebody got them by asking, each the same as the history.
+    pub synced: usize,
 }
 
-/// What was found to be wrong.
-#[derive(Debug)]
-pub struct Broken {
-    pub problems: Vec<String>,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} broken promises:", self.problems.len())?;
-        self.problems.iter().take(SHOWN_PROBLEMS).try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for Broken {}
-
-/// Checks one conversation: every acknowledged message is in the history exactly once, at its place and as it was
-/// sent; places are 1, 2, 3, … without a hole; no message of another conversation; every push equals its message.
+/// Checks one conversation, whatever the journal has of others.
 ///
 /// `history` is what a client got by asking for the whole conversation after all was said.
 ///
 /// # Errors
-/// When any of it does not hold.
+/// When any of what the [module](self) says does not hold.
 pub fn check(conv: &str, history: &[Msg], journal: &Journal) -> Result<Verdict, Broken> {
+    judge(&Histories::from([(conv.to_owned(), history.to_vec())]), &journal.entries().of(conv))
+}
+
+/// Checks many conversations at once, and that nothing went from one into another.
+///
+/// # Errors
+/// When any of what the [module](self) says does not hold, or the journal knows a conversation without a history.
+pub fn check_all(histories: &Histories, journal: &Journal) -> Result<Verdict, Broken> {
+    judge(histories, &journal.entries())
+}
+
+fn judge(histories: &Histories, seen: &Entries) -> Result<Verdict, Broken> {
+    let stored = Stored::new(histories);
+    let said_in: HashMap<Key<'_>, &str> = seen.acknowledged.iter().map(|said| (said.key(), &*said.conv)).collect();
+    let mut problems = Vec::new();
+    for (conv, history) in histories {
+        problems.extend(problems_of_history(conv, history, &said_in));
+    }
+    problems.extend(seen.acknowledged.iter().filter_map(|promise| stored.problem_of_promise(promise)));
+    problems.extend(seen.pushed.iter().filter_map(|push| stored.problem_of_push(push)));
+    problems.extend(seen.synced.iter().filter_map(|(asked, got)| problem_of_sync(histories, asked, got)));
+    if !problems.is_empty() {
+        return Err(Broken { problems });
+    }
+    Ok(Verdict {
+        conversations: histories.len(),
+        stored: histories.values().map(Vec::len).sum(),
+        acknowledged: seen.acknowledged.len(),
+        pushed: seen.pushed.len(),
+        synced: seen.synced.len(),
+    })
+}
+
+/// What a client knows a message by.
+type Key<'a> = (&'a str, &'a Bytes);
+
+impl Acknowledged {
+    fn key(&self) -> Key<'_> {
+        (&self.sender, &self.id)
+    }
+}
+
+fn key(message: &Msg) -> Key<'_> {
+    (&message.sender, &message.client_msg_id)
+}
+
+/// What is wrong with a history in itself, and with where its messages were said.
+fn problems_of_history(conv: &str, history: &[Msg], said_in: &HashMap<Key<'_>, &str>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
-    for (message, place) in history.iter().zip(1..) {
-        if message.conv != conv {
-            problems.push(format!("a message of {} is in the history of {conv}", message.conv));
+    let mut last = 0;
+    for message in history {
+        let (seq, sender) = (message.seq, &message.sender);
+        let conv = conv.to_owned();
+        let said = said_in.get(&key(message)).copied().unwrap_or(&conv);
+        if let Some(from) = [&*message.conv, said].into_iter().find(|from| *from != conv) {
+            problems.push(Problem::Leaked { from: from.into(), into: conv.clone(), seq, sender: sender.clone() });
         }
-        if message.seq != place {
-            problems.push(format!("message {place} of {conv} has seq {}", message.seq));
+        if !is_member(&conv, sender) {
+            problems.push(Problem::Intruded { conv: conv.clone(), seq, user: sender.clone() });
         }
-        if !seen.insert((&message.sender, &message.client_msg_id)) {
-            problems.push(format!("message {} of {} is stored twice", message.seq, message.sender));
+        if !seen.insert(key(message)) {
+            problems.push(Problem::Repeated { conv: conv.clone(), seq, sender: sender.clone() });
+        }
+        match seq {
+            _ if seq == last + 1 => {}
+            _ if seq > last => problems.push(Problem::Gap { conv, from: last + 1, to: seq - 1 }),
+            _ => problems.push(Problem::Disordered { conv, seq, after: last }),
+        }
+        last = last.max(seq);
+    }
+    problems
+}
+
+/// The histories, by what clients know of a message.
+struct Stored<'a> {
+    by_key: HashMap<(&'a str, Key<'a>), &'a Msg>,
+    by_seq: HashMap<(&'a str, u64), &'a Msg>,
+}
+
+impl<'a> Stored<'a> {
+    fn new(histories: &'a Histories) -> Self {
+        let all = || histories.iter().flat_map(|(conv, history)| history.iter().map(move |message| (&**conv, message)));
+        Self {
+            by_key: all().map(|(conv, message)| ((conv, key(message)), message)).collect(),
+            by_seq: all().map(|(conv, message)| ((conv, message.seq), message)).collect(),
         }
     }
-    let by_seq: HashMap<u64, &Msg> = history.iter().map(|message| (message.seq, message)).collect();
-    let (promises, pushes) = (journal.promises(conv), journal.pushes(conv));
-    for promise in &promises {
-        let kept = by_seq.get(&promise.seq).is_some_and(|stored| {
-            stored.sender == promise.sender && stored.client_msg_id == promise.id && stored.body == promise.body
-        });
-        if !kept {
-            problems.push(format!("acknowledged message {} of {} is lost", promise.seq, promise.sender));
+
+    fn problem_of_promise(&self, promise: &Acknowledged) -> Option<Problem> {
+        let Acknowledged { conv, sender, seq, .. } = promise.clone();
+        match self.by_key.get(&(&*promise.conv, promise.key())) {
+            None => Some(Problem::Lost { conv, seq, sender }),
+            Some(stored) if stored.seq != seq => Some(Problem::Moved { conv, seq, sender, stored: stored.seq }),
+            Some(stored) if stored.body != promise.body => Some(Problem::Changed { conv, seq, sender }),
+            Some(_) => None,
         }
     }
-    for push in &pushes {
-        if by_seq.get(&push.seq) != Some(&push) {
-            problems.push(format!("push {} of {} is not what is stored", push.seq, push.sender));
+
+    fn problem_of_push(&self, push: &Pushed) -> Option<Problem> {
+        let (receiver, message) = (&push.receiver, &push.message);
+        let (conv, seq) = (message.conv.clone(), message.seq);
+        if !is_member(&conv, receiver) {
+            return Some(Problem::Intruded { conv, seq, user: receiver.clone() });
         }
+        let same = self.by_seq.get(&(&*message.conv, seq)) == Some(&message);
+        (!same).then(|| Problem::Mispushed { conv, seq, sender: message.sender.clone(), receiver: receiver.clone() })
     }
-    if problems.is_empty() {
-        Ok(Verdict { stored: history.len(), acknowledged: promises.len(), pushed: pushes.len() })
-    } else {
-        Err(Broken { problems })
+}
+
+/// The first place where what somebody got by asking is not the history.
+fn problem_of_sync(histories: &Histories, asked: &Asked, got: &[Msg]) -> Option<Problem> {
+    let history = histories.get(&asked.conv).map_or(&[][..], Vec::as_slice);
+    let place = (0..history.len().max(got.len())).find(|&place| history.get(place) != got.get(place))?;
+    let Asked { conv, receiver } = asked.clone();
+    let seq = history.get(place).or_else(|| got.get(place)).map_or(0, |message| message.seq);
+    Some(Problem::Missynced { conv, seq, receiver, got: got.len(), stored: history.len() })
+}
+
+/// Whether a conversation's name lets somebody in (docs/protocol.md, section 4). A name that is none lets nobody in.
+fn is_member(conv: &str, user: &str) -> bool {
+    match conv.split_once(':') {
+        Some(("room", _)) => true,
+        Some(("dm", both)) => both.split(':').any(|member| member == user),
+        _ => false,
     }
 }
 
@@ -85,43 +174,129 @@ pub fn check(conv: &str, history: &[Msg], journal: &Journal) -> Result<Verdict, 
 mod tests {
     use super::*;
     use backend::frame::SendAck;
-    use bytes::Bytes;
 
-    fn message(seq: u64, id: u8) -> Msg {
-        Msg { conv: "room:a".into(), seq, sender: "alice".into(), client_msg_id: vec![id; 16].into(), ..Msg::default() }
+    const ROOM: &str = "room:a";
+    const PAIR: &str = "dm:alice:bob";
+
+    fn message(conv: &str, seq: u64, sender: &str) -> Msg {
+        // An id of the message alone: the same place in two conversations is two messages.
+        let id = format!("{conv}{seq:016}").into_bytes();
+        Msg { conv: conv.into(), seq, sender: sender.into(), client_msg_id: id.into(), ..Msg::default() }
     }
 
-    fn promised(seq: u64, id: u8) -> Journal {
-        let journal = Journal::default();
-        let ack = SendAck { conv: "room:a".into(), seq, client_msg_id: vec![id; 16].into(), ..SendAck::default() };
-        journal.acknowledged("alice", &ack, Bytes::new());
-        journal
+    /// Two conversations in which alice and bob take turns, all of it acknowledged, pushed to the other and asked for
+    /// by both.
+    fn run() -> (Histories, Journal) {
+        let (mut histories, journal) = (Histories::new(), Journal::default());
+        for conv in [ROOM, PAIR] {
+            for seq in 1..=6 {
+                let (sender, receiver) = if seq % 2 == 0 { ("alice", "bob") } else { ("bob", "alice") };
+                let message = message(conv, seq, sender);
+                let ack = SendAck { seq, client_msg_id: message.client_msg_id.clone(), ..SendAck::default() };
+                journal.acknowledged(sender, conv, &ack, Bytes::new());
+                journal.pushed(receiver, message.clone());
+                histories.entry(conv.into()).or_default().push(message);
+            }
+            for receiver in ["alice", "bob"] {
+                journal.synced(receiver, conv, histories[conv].clone());
+            }
+        }
+        (histories, journal)
     }
 
+    /// Does damage to a good run and looks for what is said of it.
     #[track_caller]
-    fn check_problem(history: &[Msg], journal: &Journal, want: &str) {
-        let broken = check("room:a", history, journal).unwrap_err();
-        assert!(broken.to_string().contains(want), "{broken}");
+    fn check_problem(damage: impl FnOnce(&mut Histories, &Journal), want: &str) {
+        let (mut histories, journal) = run();
+        damage(&mut histories, &journal);
+        let broken = check_all(&histories, &journal).unwrap_err();
+        assert!(broken.problems.iter().any(|problem| problem.to_string() == want), "{want:?} is not in {broken}");
+    }
+
+    fn history<'a>(histories: &'a mut Histories, conv: &str) -> &'a mut Vec<Msg> {
+        histories.get_mut(conv).unwrap()
     }
 
     #[test]
-    fn a_kept_promise_is_counted() {
-        let journal = promised(2, 2);
-        journal.received(message(1, 1));
-        let verdict = check("room:a", &[message(1, 1), message(2, 2)], &journal).unwrap();
-        assert_eq!(verdict, Verdict { stored: 2, acknowledged: 1, pushed: 1 });
+    fn kept_promises_are_counted() {
+        let (histories, journal) = run();
+        let verdict = check_all(&histories, &journal).unwrap();
+        assert_eq!(verdict, Verdict { conversations: 2, stored: 12, acknowledged: 12, pushed: 12, synced: 4 });
+        let verdict = check(PAIR, &histories[PAIR], &journal).unwrap();
+        assert_eq!(verdict, Verdict { conversations: 1, stored: 6, acknowledged: 6, pushed: 6, synced: 2 });
     }
 
     #[test]
-    fn every_way_to_break_one_is_found() {
-        check_problem(&[message(1, 1)], &promised(2, 2), "acknowledged message 2 of alice is lost");
-        check_problem(&[message(1, 1), message(2, 3)], &promised(2, 2), "is lost");
-        check_problem(&[message(1, 1), message(2, 1)], &promised(1, 1), "is stored twice");
-        check_problem(&[message(1, 1), message(3, 3)], &promised(1, 1), "message 2 of room:a has seq 3");
-        let foreign = Msg { conv: "room:b".into(), ..message(1, 1) };
-        check_problem(&[foreign], &Journal::default(), "a message of room:b");
-        let journal = Journal::default();
-        journal.received(Msg { body: Bytes::from_static(b"changed"), ..message(1, 1) });
-        check_problem(&[message(1, 1)], &journal, "push 1 of alice is not what is stored");
+    fn a_planted_loss_is_caught() {
+        let lose_last = |histories: &mut Histories, _: &Journal| _ = history(histories, PAIR).pop();
+        check_problem(lose_last, "message 6 of alice in dm:alice:bob was acknowledged and is not stored");
+        check_problem(
+            lose_last,
+            "bob got 6 messages of dm:alice:bob by asking, 5 are stored: they differ at message 6",
+        );
+        check_problem(lose_last, "message 6 of alice in dm:alice:bob was pushed to bob, and is not so in the store");
+        let lose_all = |histories: &mut Histories, _: &Journal| _ = histories.remove(ROOM);
+        check_problem(lose_all, "message 1 of bob in room:a was acknowledged and is not stored");
+    }
+
+    #[test]
+    fn a_planted_repeat_is_caught() {
+        let repeat = |histories: &mut Histories, _: &Journal| {
+            let first = history(histories, ROOM)[0].clone();
+            history(histories, ROOM).push(Msg { seq: 7, ..first });
+        };
+        check_problem(repeat, "message 7 of bob in room:a is stored for the second time");
+    }
+
+    #[test]
+    fn a_planted_gap_is_caught() {
+        let gap = |histories: &mut Histories, _: &Journal| {
+            for message in &mut history(histories, ROOM)[3..] {
+                message.seq += 2;
+            }
+        };
+        check_problem(gap, "messages 4 to 5 of room:a are missing before others");
+        check_problem(gap, "message 4 of alice in room:a was acknowledged, and is stored as 6");
+        let turned = |histories: &mut Histories, _: &Journal| history(histories, ROOM).swap(2, 3);
+        check_problem(turned, "message 3 of room:a comes after message 4");
+    }
+
+    #[test]
+    fn a_planted_leak_is_caught() {
+        let into_another = |histories: &mut Histories, _: &Journal| {
+            let private = history(histories, PAIR)[1].clone();
+            history(histories, ROOM).push(Msg { conv: ROOM.into(), seq: 7, ..private });
+        };
+        check_problem(into_another, "message 7 of alice in room:a was said in dm:alice:bob");
+        let foreign = |histories: &mut Histories, _: &Journal| history(histories, ROOM)[1].conv = "room:b".into();
+        check_problem(foreign, "message 2 of alice in room:a was said in room:b");
+        let overheard = |_: &mut Histories, journal: &Journal| journal.pushed("mallory", message(PAIR, 1, "bob"));
+        check_problem(overheard, "mallory is not in dm:alice:bob and has to do with message 1");
+        let intruder = |histories: &mut Histories, _: &Journal| history(histories, PAIR)[0].sender = "mallory".into();
+        check_problem(intruder, "mallory is not in dm:alice:bob and has to do with message 1");
+    }
+
+    #[test]
+    fn what_was_changed_on_its_way_is_caught() {
+        let changed = |histories: &mut Histories, _: &Journal| history(histories, ROOM)[4].body = "x".into();
+        check_problem(changed, "message 5 of bob in room:a is not as it was sent");
+        check_problem(changed, "message 5 of bob in room:a was pushed to alice, and is not so in the store");
+    }
+
+    #[test]
+    fn a_receiver_who_got_less_or_another_order_is_named() {
+        let less = |_: &mut Histories, journal: &Journal| {
+            let part = run().0[ROOM][..2].to_vec();
+            journal.synced("bob", ROOM, part);
+        };
+        check_problem(less, "bob got 2 messages of room:a by asking, 6 are stored: they differ at message 3");
+    }
+
+    #[test]
+    fn many_problems_are_counted_and_some_are_shown() {
+        let (_, journal) = run();
+        let broken = check_all(&Histories::new(), &journal).unwrap_err();
+        assert_eq!(broken.lost(), 12);
+        assert!(broken.to_string().ends_with("and 8 more"), "{broken}");
     }
 }

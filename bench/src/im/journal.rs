@@ -1,6 +1,9 @@
-//! What clients were promised.
+//! What clients were promised and shown.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use backend::frame::{Msg, SendAck};
 use bytes::Bytes;
@@ -17,23 +20,40 @@ pub struct Acknowledged {
     pub body: Bytes,
 }
 
+/// A message that came to a client unasked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pushed {
+    pub receiver: String,
+    pub message: Msg,
+}
+
+/// Who asked for which conversation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    pub receiver: String,
+    pub conv: String,
+}
+
 /// Everything that the clients of a run saw, shared by them.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
     entries: Arc<Mutex<Entries>>,
 }
 
-#[derive(Debug, Default)]
-struct Entries {
-    acknowledged: Vec<Acknowledged>,
-    received: Vec<Msg>,
+/// What is written in a journal.
+#[derive(Debug, Clone, Default)]
+pub struct Entries {
+    pub acknowledged: Vec<Acknowledged>,
+    pub pushed: Vec<Pushed>,
+    /// Whole conversations, as clients got them by asking for the last time.
+    pub synced: BTreeMap<Asked, Vec<Msg>>,
 }
 
 impl Journal {
-    /// Writes down an acknowledgement.
-    pub fn acknowledged(&self, sender: &str, ack: &SendAck, body: Bytes) {
+    /// Writes down an acknowledgement of something that was said in `conv`.
+    pub fn acknowledged(&self, sender: &str, conv: &str, ack: &SendAck, body: Bytes) {
         let entry = Acknowledged {
-            conv: ack.conv.clone(),
+            conv: conv.into(),
             sender: sender.into(),
             id: ack.client_msg_id.clone(),
             seq: ack.seq,
@@ -43,19 +63,41 @@ impl Journal {
     }
 
     /// Writes down a push.
-    pub fn received(&self, push: Msg) {
-        locked(&self.entries).received.push(push);
+    pub fn pushed(&self, receiver: &str, message: Msg) {
+        locked(&self.entries).pushed.push(Pushed { receiver: receiver.into(), message });
     }
 
-    /// The acknowledgements of a conversation.
-    #[must_use]
-    pub fn promises(&self, conv: &str) -> Vec<Acknowledged> {
-        locked(&self.entries).acknowledged.iter().filter(|entry| entry.conv == conv).cloned().collect()
+    /// Writes down a whole conversation that a client asked for after all was said, in place of what it got before.
+    pub fn synced(&self, receiver: &str, conv: &str, messages: Vec<Msg>) {
+        locked(&self.entries).synced.insert(Asked { receiver: receiver.into(), conv: conv.into() }, messages);
     }
 
-    /// The pushes of a conversation, of all clients.
+    /// How many acknowledgements there are, of all conversations.
     #[must_use]
-    pub fn pushes(&self, conv: &str) -> Vec<Msg> {
-        locked(&self.entries).received.iter().filter(|push| push.conv == conv).cloned().collect()
+    pub fn promises(&self) -> usize {
+        locked(&self.entries).acknowledged.len()
+    }
+
+    /// A copy of everything.
+    #[must_use]
+    pub fn entries(&self) -> Entries {
+        locked(&self.entries).clone()
+    }
+}
+
+impl Entries {
+    /// What is written of one conversation.
+    #[must_use]
+    pub fn of(&self, conv: &str) -> Self {
+        Self {
+            acknowledged: self.acknowledged.iter().filter(|entry| entry.conv == conv).cloned().collect(),
+            pushed: self.pushed.iter().filter(|entry| entry.message.conv == conv).cloned().collect(),
+            synced: self
+                .synced
+                .iter()
+                .filter(|(asked, _)| asked.conv == conv)
+                .map(|(asked, got)| (asked.clone(), got.clone()))
+                .collect(),
+        }
     }
 }

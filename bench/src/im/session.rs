@@ -1,22 +1,28 @@
 //! One login on one connection, over WebSocket with binary frames.
 
-use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use backend::frame::{
     Bye, Frame, FrameError, LoginCode, LoginOk, Msg, Ping, RefusalCode, SUBPROTOCOL, Send, SendAck, Sync,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_websockets::{Message, WebSocketStream};
 
 use crate::harness::{proxy_header, ws};
 
-/// How long a server may take to answer.
+/// How long a server may take to answer unless the door says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages asked for in one page: the protocol's most.
 const PAGE: u32 = 500;
@@ -32,13 +38,28 @@ pub struct Door {
     pub path: String,
     /// The address that the client announces by PROXY protocol v2, as if a proxy in front had seen it.
     pub announced: Option<SocketAddr>,
+    /// The address that it connects from, such as 127.0.1.7; the kernel's choice unless set.
+    pub from: Option<IpAddr>,
+    /// How long a server may take to answer.
+    pub patience: Duration,
+    /// Bytes of the kernel's receive buffer, for a client that is to be a slow reader; the kernel's choice unless set.
+    pub receive_buffer: Option<u32>,
 }
 
 impl Door {
     /// A server or edge that is entered directly, on the protocol's own path.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), path: "/ws".into(), announced: None }
+        let host = address.to_string();
+        Self {
+            address,
+            host,
+            path: "/ws".into(),
+            announced: None,
+            from: None,
+            patience: PATIENCE,
+            receive_buffer: None,
+        }
     }
 
     /// The same door for a client from elsewhere.
@@ -94,6 +115,16 @@ impl SessionError {
             | Self::Silent { .. } => true,
         }
     }
+
+    /// Whether somebody said no, as opposed to nobody having been there to say anything.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NotUpgraded { cause, .. } => ws::refusal(cause).is_some(),
+            Self::LoginRefused { .. } | Self::Refused { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A session. It reads only while it waits for something; pushes that come meanwhile are kept.
@@ -102,22 +133,23 @@ pub struct Session {
     socket: WebSocketStream<TcpStream>,
     welcome: LoginOk,
     pushes: VecDeque<Msg>,
+    patience: Duration,
 }
 
 impl Session {
     /// Connects, upgrades and logs in.
     ///
     /// # Errors
-    /// When any of it fails or takes longer than 10 s.
+    /// When any of it fails, or takes longer than the door's patience.
     pub async fn open(door: &Door, token: String, device: &str) -> Result<Self, SessionError> {
-        let address = door.address;
-        let stream =
-            timeout(PATIENCE, reach(door)).await.map_err(|_elapsed| SessionError::Silent { waited: PATIENCE })?;
+        let (address, waited) = (door.address, door.patience);
+        let silent = |_elapsed| SessionError::Silent { waited };
+        let stream = timeout(waited, reach(door)).await.map_err(silent)?;
         let stream = stream.map_err(|cause| SessionError::Unreachable { address, cause })?;
         let protocol = [("sec-websocket-protocol", SUBPROTOCOL)];
-        let socket = ws::connect_over(stream, &door.host, &door.path, &protocol).await;
-        let socket = socket.map_err(|cause| SessionError::NotUpgraded { address, cause })?;
-        let mut session = Self { socket, welcome: LoginOk::default(), pushes: VecDeque::new() };
+        let socket = timeout(waited, ws::connect_over(stream, &door.host, &door.path, &protocol)).await;
+        let socket = socket.map_err(silent)?.map_err(|cause| SessionError::NotUpgraded { address, cause })?;
+        let mut session = Self { socket, welcome: LoginOk::default(), pushes: VecDeque::new(), patience: waited };
         let login = backend::frame::Login { token, device_id: device.into(), resume: None, caps: Vec::new() };
         session.say(&Frame::Login(login)).await?;
         session.welcome = session
@@ -136,6 +168,12 @@ impl Session {
         &self.welcome.node
     }
 
+    /// When the server took the login, since 1970 by its clock.
+    #[must_use]
+    pub fn began(&self) -> Duration {
+        Duration::from_millis(self.welcome.server_time)
+    }
+
     /// The id that the server gave the session.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -150,6 +188,9 @@ impl Session {
         let send = Send { conv: conv.into(), client_msg_id: id.clone(), kind: 0, body, sent_at: 0 };
         self.say(&Frame::Send(send)).await?;
         self.answer(|frame| match frame {
+            Frame::SendAck(ack) if ack.client_msg_id == id && ack.conv != conv => Some(Err(SessionError::Protocol {
+                what: format!("what was said in {conv} is acknowledged in {}", ack.conv),
+            })),
             Frame::SendAck(ack) if ack.client_msg_id == id => Some(Ok(ack)),
             Frame::SendErr(refusal) if refusal.client_msg_id == id => {
                 Some(Err(SessionError::Refused { code: refusal.code(), retry_after: millis(refusal.retry_after_ms) }))
@@ -230,9 +271,16 @@ impl Session {
         }
     }
 
+    /// Ends the connection with a reset, without a word.
+    pub fn break_off(self) {
+        // A connection that is gone already is what was wanted.
+        _ = SockRef::from(self.socket.get_ref()).set_linger(Some(Duration::ZERO));
+    }
+
     async fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
-        let said = timeout(PATIENCE, self.socket.send(Message::binary(frame.to_bytes()))).await;
-        Ok(said.map_err(|_elapsed| SessionError::Silent { waited: PATIENCE })??)
+        let waited = self.patience;
+        let said = timeout(waited, self.socket.send(Message::binary(frame.to_bytes()))).await;
+        Ok(said.map_err(|_elapsed| SessionError::Silent { waited })??)
     }
 
     /// Waits for the frame that `wanted` picks. Pushes are kept, everything else is passed over.
@@ -240,10 +288,11 @@ impl Session {
         &mut self,
         mut wanted: impl FnMut(Frame) -> Option<Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
-        let deadline = Instant::now() + PATIENCE;
+        let waited = self.patience;
+        let deadline = Instant::now() + waited;
         loop {
             let heard = timeout_at(deadline, self.hear()).await;
-            match heard.map_err(|_elapsed| SessionError::Silent { waited: PATIENCE })?? {
+            match heard.map_err(|_elapsed| SessionError::Silent { waited })?? {
                 Some(Frame::Msg(push)) => self.keep(push),
                 Some(frame) => {
                     if let Some(outcome) = wanted(frame) {
@@ -278,7 +327,14 @@ impl Session {
 }
 
 async fn reach(door: &Door) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(door.address).await?;
+    let socket = if door.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(from) = door.from {
+        socket.bind((from, 0).into())?;
+    }
+    if let Some(bytes) = door.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    let mut stream = socket.connect(door.address).await?;
     stream.set_nodelay(true)?;
     if let Some(client) = door.announced {
         stream.write_all(&proxy_header::v2(client, door.address)).await?;

@@ -13,35 +13,37 @@ use crate::harness::{Launch, Process, Workspace, binary, eventually, http};
 /// How long the edge may take for what it does by itself: a few probes, or noticing a changed file.
 const SOON: Duration = Duration::from_secs(15);
 
+/// A running edge.
 #[derive(Debug)]
-pub(super) struct Edge {
-    pub(super) process: Process,
-    pub(super) file: PathBuf,
-    /// For WebSocket and HTTP.
-    pub(super) im: SocketAddr,
-    /// For opaque bytes.
-    pub(super) opaque: SocketAddr,
-    pub(super) admin: SocketAddr,
+pub(crate) struct Edge {
+    pub(crate) process: Process,
+    /// Its configuration.
+    pub(crate) file: PathBuf,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Edge {
-    pub(super) async fn start(workspace: &Workspace, file: PathBuf) -> Result<Self> {
+    pub(crate) async fn start(workspace: &Workspace, file: PathBuf) -> Result<Self> {
         let launch = Launch::new(binary("warbler")?).args(["run", "--config"]).arg(&file);
         let process = Process::start(workspace, launch).await?;
-        let (im, opaque) = (process.address("listeners.im", 0)?, process.address("listeners.opaque", 0)?);
         let admin = process.address("admin", 0)?;
-        Ok(Self { process, file, im, opaque, admin })
+        Ok(Self { process, file, admin })
+    }
+
+    /// The first address of a listener.
+    pub(crate) fn listener(&self, name: &str) -> Result<SocketAddr> {
+        self.process.address(&format!("listeners.{name}"), 0)
     }
 
     /// Waits until `/readyz` says yes.
-    pub(super) async fn ready(&self) -> Result<()> {
+    pub(crate) async fn ready(&self) -> Result<()> {
         let yes =
             async || http::get(self.admin, "/readyz").await.is_ok_and(|answer| answer.status == 200).then_some(());
         eventually(SOON, "the edge is ready", yes).await
     }
 
     /// Waits until a metric has a value that fits.
-    pub(super) async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         metric: &str,
         labels: &[(&str, &str)],
@@ -53,14 +55,14 @@ impl Edge {
     }
 
     /// The value of the first series of a metric with all these labels; `None` while there is none.
-    pub(super) async fn metric(&self, metric: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
+    pub(crate) async fn metric(&self, metric: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
         let page = http::get(self.admin, "/metrics").await?;
         ensure!(page.status == 200, "/metrics answered {}", page.status);
         Ok(page.text().lines().find_map(|line| value_of(line, metric, labels)))
     }
 
     /// What `warbler explain` says about a client.
-    pub(super) async fn explain(&self, workspace: &Workspace, client: IpAddr) -> Result<String> {
+    pub(crate) async fn explain(&self, workspace: &Workspace, client: IpAddr) -> Result<String> {
         let launch = Launch::new(binary("warbler")?)
             .name("explain")
             .args(["explain", "--config"])
@@ -72,13 +74,13 @@ impl Edge {
     }
 
     /// Follows the file: what the edge has published so far.
-    pub(super) async fn generation(&self) -> Result<f64> {
+    pub(crate) async fn generation(&self) -> Result<f64> {
         self.metric("warbler_config_generation", &[]).await?.context("the edge does not say its generation")
     }
 }
 
-/// The value of a line of Prometheus text, if it is of this metric and has these labels. Values of labels in the demo
-/// need no escapes.
+/// The value of a line of Prometheus text, if it is of this metric and has these labels. Values of labels that are
+/// asked for here need no escapes.
 fn value_of(line: &str, metric: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let rest = line.strip_prefix(metric)?;
     let (own, value) = match rest.strip_prefix('{') {
