@@ -32,7 +32,7 @@ pub trait Store: Send + Sync + 'static {
     /// A message that is there already, by conversation, sender and client message id, is answered with its first
     /// place and not compared.
     ///
-    /// The sender takes part from then on, in a direct conversation both users ([`takes_part`]). If the sender had read
+    /// The sender takes part from then on, in a direct conversation both users. If the sender had read
     /// all that came before, the message counts as read by its sender; nobody is told of that.
     fn append(&self, message: NewMessage) -> Appending;
 
