@@ -1,6 +1,6 @@
 //! Drills: something breaks while people talk, and nothing that they were promised may be lost.
 //!
-//! Each starts servers, an edge and a crowd of its own ([`scene`]), does its damage, and ends with the same questions:
+//! Each starts servers, an edge and a crowd of its own (`scene`), does its damage, and ends with the same questions:
 //! is everything that was acknowledged stored ([`checker`](crate::im::checker)), when were all back, and were the stated
 //! limits kept. A drill is a row of [`DRILLS`]: a name, what it is about, its limits, what it needs, and a function over
 //! the scene. docs/drills.md describes each.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     Drill, Limits, admissions,
     figures::{self, Latency, Series},
-    scene::{Mark, Node, Phase, Scene},
+    scene::{Mark, Node, Phase, Scene, since_1970},
 };
 use crate::{
     im::{
@@ -62,7 +62,7 @@ pub(super) struct Messages {
     pub(super) broken_promises: Vec<String>,
 }
 
-/// Of one server, in its worst seconds, from the moment that the cap counts where there is one.
+/// Of one server, in its worst seconds, from the first mark, or from the moment that the cap counts where there is one.
 #[derive(Debug, Serialize)]
 pub(super) struct NodeFigures {
     pub(super) name: String,
@@ -119,7 +119,7 @@ impl Outcome {
             seconds: (end - start).as_secs_f64(),
             messages,
             seconds_until_all_back: scene.back.map(|back| back.as_secs_f64()),
-            nodes: node_figures(&scene, &entries)?,
+            nodes: node_figures(&scene, start, &entries)?,
             refused: count(Happening::Refused),
             failed: count(Happening::Failed),
             broken: count(Happening::Broke),
@@ -192,9 +192,9 @@ impl Outcome {
     }
 }
 
-fn node_figures(scene: &Scene<'_>, entries: &[Entry]) -> Result<Vec<NodeFigures>> {
+fn node_figures(scene: &Scene<'_>, start: Instant, entries: &[Entry]) -> Result<Vec<NodeFigures>> {
     let admissions = admissions::read(&scene.access_log())?;
-    let since = scene.cap.map_or(Duration::ZERO, |(_, since)| since);
+    let since = scene.cap.map_or_else(|| since_1970().saturating_sub(start.elapsed()), |(_, since)| since);
     let figures = |node: &Node| {
         let connections = admissions.get(&node.endpoint).map_or(&[][..], Vec::as_slice);
         let logins = figures::logins(entries, &node.server.name);

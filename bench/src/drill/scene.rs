@@ -289,7 +289,7 @@ impl<'a> Scene<'a> {
     pub(super) async fn cap_logins(&mut self, cap: f64) -> Result<()> {
         let accept_rate = format!("[clusters.im]\naccept-rate = \"{cap}/s\"\n");
         self.edit(|configuration| *configuration = configuration.replace("[clusters.im]\n", &accept_rate)).await?;
-        self.cap = Some((cap, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+        self.cap = Some((cap, since_1970()));
         Ok(())
     }
 
@@ -354,6 +354,11 @@ fn endpoints(stage: &Stage, nodes: &[Node]) -> Vec<Endpoint> {
         nodes.iter().map(|node| Endpoint { locality: node.locality, address: shown(node) }).collect();
     endpoints.dedup_by(|one, other| one.address == other.address);
     endpoints
+}
+
+/// Now, as logs and servers tell it.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A database of these places.
