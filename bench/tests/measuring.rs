@@ -15,7 +15,7 @@ const SMALL: &str = "--messages 200 --requests 200 --active 20 --new-connections
 
 async fn run(workspace: &Workspace, arguments: &str) -> Finished {
     let launch = Launch::new(env!("CARGO_BIN_EXE_warbler-bench")).args(arguments.split_whitespace());
-    let done = Process::run(workspace, launch, Duration::from_secs(120)).await.expect("the program runs to its end");
+    let done = Process::run(workspace, launch, Duration::from_secs(200)).await.expect("the program runs to its end");
     assert_eq!(done.code(), 0, "{}", done.stderr);
     done
 }
