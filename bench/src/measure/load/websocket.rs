@@ -12,6 +12,8 @@ pub(super) async fn upgrade(stream: &mut Stream) -> Result<()> {
     let request = b"GET /ws HTTP/1.1\r\nhost: im.example.com\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
     stream.write_all(request).await?;
+    // A task that has had its turn (tokio gives 128 steps) may have put this into the TLS session only.
+    stream.flush().await?;
     let mut head = Vec::with_capacity(512);
     let end = loop {
         if let Some(at) = head.windows(4).position(|window| window == b"\r\n\r\n") {
