@@ -171,13 +171,11 @@ async fn measure_all(stage: &Stage, steps: &[Step<'_>], rates: &Rates) -> Result
 }
 
 async fn measure(stage: &Stage, step: &Step<'_>, rates: &Rates) -> Result<Measurement> {
-    match (step.row.measure, step.peer) {
-        (Measure::Latency, peer) => {
-            let rate = rates.get(&step.row).context("a row of latency has a rate")?;
-            stage.latency(step.row, peer, *rate, stage.size.time).await
-        }
-        (_, Some(peer)) => stage.measure(step.row, peer, Circumstances::default()).await,
-        (_, None) => bail!("nothing but latency is measured without a proxy"),
+    let rate = rates.get(&step.row).copied();
+    match (step.peer, rate) {
+        (Some(peer), rate) => stage.measure(step.row, peer, Circumstances { rate, ..Circumstances::default() }).await,
+        (None, Some(rate)) => stage.direct_latency(step.row, rate, stage.size.time).await,
+        (None, None) => bail!("nothing but latency is measured without a proxy"),
     }
 }
 

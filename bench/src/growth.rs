@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     measure::{
-        Conditions, Cores, Programs, Row, Size, Stage,
+        Circumstances, Conditions, Cores, Programs, Row, Size, Stage,
         figure::Figure,
         peer::{self, Peer},
     },
@@ -34,6 +34,10 @@ pub struct Settings {
     pub rounds: u32,
     /// All variations when empty.
     pub only: Vec<Variation>,
+    /// All rows of a variation when empty.
+    pub rows: Vec<Row>,
+    /// Messages by second where latency is measured.
+    pub rate: f64,
     pub size: Size,
     /// The other proxies as well, where a variation suits them.
     pub with_peers: bool,
@@ -74,7 +78,8 @@ struct Step<'a> {
 /// When warbler is not there or does not do its work, or a file cannot be written.
 pub async fn run(settings: Settings) -> Result<()> {
     let section = settings.write.as_deref().map(|file| Section::open(file, SPAN)).transpose()?;
-    let stage = Stage::new(settings.cores, settings.size, MOST_CONNECTIONS)?;
+    let tunnels = MOST_CONNECTIONS.max(settings.size.mass).max(settings.size.connections);
+    let stage = Stage::new(settings.cores, settings.size, tunnels)?;
     let mut peers = peer::present(&settings.programs, stage.workspace()).await;
     if !settings.with_peers {
         peers.retain(Peer::is_warbler);
@@ -85,9 +90,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     let all = Variation::value_variants().iter().copied();
     let variations: Vec<Variation> =
         all.filter(|one| settings.only.is_empty() || settings.only.contains(one)).collect();
-    let samples = measure_all(&stage, &steps(settings.rounds, &variations, &peers)).await;
+    let steps = steps(&settings, &variations, &peers);
+    if steps.is_empty() {
+        bail!("none of these rows is measured of these variations: see `warbler-bench growth --help`");
+    }
+    let samples = measure_all(&stage, &steps, settings.rate).await;
     let samples = samples.inspect_err(|_| stage.workspace().keep())?;
-    let report = Report::new(settings.rounds, settings.size, variations, &peers, samples);
+    let report = Report::new(settings.rounds, settings.size, settings.rate, variations, &peers, samples);
     output::data(report.markdown());
     if let Some(file) = &settings.save {
         fs::write(file, report.json()?).with_context(|| format!("cannot write {}", file.display()))?;
@@ -101,14 +110,14 @@ pub async fn run(settings: Settings) -> Result<()> {
 }
 
 /// Each round has every case of every row, beginning with the next.
-fn steps<'a>(rounds: u32, variations: &[Variation], peers: &'a [Peer]) -> Vec<Step<'a>> {
+fn steps<'a>(settings: &Settings, variations: &[Variation], peers: &'a [Peer]) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
-    for round in 1..=rounds {
+    for round in 1..=settings.rounds {
         for &variation in variations {
             let mut cases = variation.cases();
             let first = round as usize % cases.len();
             cases.rotate_left(first);
-            for &row in variation.rows() {
+            for row in variation.rows().filter(|row| settings.rows.is_empty() || settings.rows.contains(row)) {
                 for &case in &cases {
                     let able = peers.iter().filter(|peer| peer.can(row));
                     let able = able.filter(|peer| peer.is_warbler() || variation.suits_peers());
@@ -120,28 +129,32 @@ fn steps<'a>(rounds: u32, variations: &[Variation], peers: &'a [Peer]) -> Vec<St
     steps
 }
 
-async fn measure_all(stage: &Stage, steps: &[Step<'_>]) -> Result<Vec<Sample>> {
+async fn measure_all(stage: &Stage, steps: &[Step<'_>], rate: f64) -> Result<Vec<Sample>> {
     let rounds = steps.iter().map(|step| step.round).max().unwrap_or(0);
     let mut progress = Progress::start(std::iter::repeat_n(GUESS, steps.len()));
     let mut samples = Vec::new();
     for step in steps {
         let &Step { round, variation, row, case, peer } = step;
         let what = format!("{row}, {variation}: {}, {}", case.name, peer.name());
-        let measurement = stage.measure(row, peer, case.circumstances).await.with_context(|| what.clone())?;
-        // The rest of the figures tell of the load as much as of the proxy.
-        let &(figure, value) = measurement.figures.first().context("a measurement has a figure")?;
-        progress.step(GUESS, &format!("round {round}/{rounds} {what} {}", figure.show(value)));
-        samples.push(Sample {
-            round,
-            variation,
-            case: case.name,
-            row,
-            peer: peer.name(),
-            figure,
-            value,
-            unit: figure.unit(),
-            conditions: measurement.conditions,
-        });
+        let circumstances = Circumstances { rate: Some(rate), ..case.circumstances };
+        let measurement = stage.measure(row, peer, circumstances).await.with_context(|| what.clone())?;
+        let mut shown = Vec::new();
+        for &figure in variation::figures(row) {
+            let Some(value) = measurement.figure(figure) else { continue };
+            shown.push(figure.show(value));
+            samples.push(Sample {
+                round,
+                variation,
+                case: case.name,
+                row,
+                peer: peer.name(),
+                figure,
+                value,
+                unit: figure.unit(),
+                conditions: measurement.conditions,
+            });
+        }
+        progress.step(GUESS, &format!("round {round}/{rounds} {what} {}", shown.join(", ")));
     }
     Ok(samples)
 }

@@ -20,7 +20,7 @@ pub(crate) mod row;
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -89,11 +89,13 @@ pub(crate) struct Stage {
 /// What differs from the plain case: one worker, one endpoint, as many connections as are active, no reloads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Circumstances {
-    /// Open connections; as many as the size says unless set.
+    /// Open connections; as many as the size says unless set. What comes and goes, and what downloads, has them beside it.
     pub(crate) open: Option<usize>,
     pub(crate) workers: usize,
     pub(crate) endpoints: usize,
     pub(crate) reloads: bool,
+    /// Messages by second; latency has to have it, and nothing else looks at it.
+    pub(crate) rate: Option<f64>,
 }
 
 /// What one measurement gave.
@@ -103,9 +105,16 @@ pub(crate) struct Measurement {
     pub(crate) conditions: Conditions,
 }
 
+impl Measurement {
+    /// What it says of a figure, if it does.
+    pub(crate) fn figure(&self, wanted: Figure) -> Option<f64> {
+        self.figures.iter().find(|(figure, _)| *figure == wanted).map(|&(_, value)| value)
+    }
+}
+
 impl Default for Circumstances {
     fn default() -> Self {
-        Self { open: None, workers: 1, endpoints: 1, reloads: false }
+        Self { open: None, workers: 1, endpoints: 1, reloads: false, rate: None }
     }
 }
 
@@ -127,21 +136,24 @@ impl Stage {
         &self.workspace
     }
 
-    /// Measures one proxy. Latency has a rate, and is measured by [`latency`](Self::latency).
+    /// Measures one proxy.
     pub(crate) async fn measure(&self, row: Row, peer: &Peer, circumstances: Circumstances) -> Result<Measurement> {
         within(async {
             let endpoint = self.start_endpoint(row.endpoint(), circumstances.endpoints).await?;
             let mut proxy = self.start_proxy(row, peer, &endpoint.addresses, circumstances.workers).await?;
             let watched = self.watched(&proxy, circumstances.workers);
             let way = Way::new(proxy.address, row.protocol, Sessions::Fresh)?;
-            let work = self.work(row, watched, &way, circumstances.open);
+            let work = self.work(row, watched, &way, circumstances);
             if circumstances.reloads { reload::during(&self.workspace, &mut proxy, work).await } else { work.await }
         })
         .await
     }
 
-    async fn work(&self, row: Row, watched: Watched, way: &Way, open: Option<usize>) -> Result<Measurement> {
+    async fn work(&self, row: Row, watched: Watched, way: &Way, circumstances: Circumstances) -> Result<Measurement> {
         let size = &self.size;
+        let Circumstances { open, rate, .. } = circumstances;
+        let _beside =
+            if row.measure.has_connections_beside() { way.open_all(open.unwrap_or(0)).await? } else { vec![] };
         let exchanges = |count| Exchanges { count, connections: open.unwrap_or(size.active), at_once: size.active };
         let new = size.new_connections;
         match row.measure {
@@ -151,8 +163,12 @@ impl Stage {
             Measure::Connect | Measure::HandshakeFull => connect::connections(watched, way, Sessions::Fresh, new).await,
             Measure::HandshakeResumed => connect::connections(watched, way, Sessions::Resumed, new).await,
             Measure::Bulk => bulk::download(watched, way, self.bulk_bytes(row.protocol)).await,
-            Measure::GivenBack => memory::given_back(watched, way, size.mass, size.rest).await,
-            Measure::Latency => bail!("latency is measured at a rate"),
+            Measure::GivenBack => memory::given_back(watched, way, open.unwrap_or(size.mass), size.rest).await,
+            Measure::Latency => {
+                let rate = rate.context("latency is measured at a rate")?;
+                let connections = open.unwrap_or(size.active);
+                latency::measure(Some(watched), way, Schedule { rate, connections, time: size.time }).await
+            }
         }
     }
 
@@ -171,36 +187,23 @@ impl Stage {
         .await
     }
 
-    /// The p99 straight to the endpoint at this rate, in microseconds: the better of two short tries, since a stray
-    /// program disturbs one of them easily.
+    /// The p99 straight to the endpoint at this rate, in microseconds: of quiet windows, and the better of two short
+    /// tries, since a stray program disturbs one of them easily.
     pub(crate) async fn quickest_direct(&self, row: Row, rate: f64) -> Result<f64> {
         let mut quickest = f64::INFINITY;
         for _ in 0..2 {
-            let figures = self.latency(row, None, rate, TRY).await?.figures;
-            let p99 = figures.into_iter().find(|(figure, _)| *figure == Figure::P99);
-            quickest = quickest.min(p99.map_or(f64::INFINITY, |(_, value)| value));
+            let p99 = self.direct_latency(row, rate, TRY).await?.figure(Figure::QuietP99);
+            quickest = quickest.min(p99.unwrap_or(f64::INFINITY));
         }
         Ok(quickest)
     }
 
-    /// Times at a fixed rate through a proxy, or straight to the endpoint, which speaks no TLS and HTTP/1.1 at most.
-    pub(crate) async fn latency(
-        &self,
-        row: Row,
-        peer: Option<&Peer>,
-        rate: f64,
-        time: Duration,
-    ) -> Result<Measurement> {
-        let schedule = Schedule { rate, connections: self.size.active, time };
+    /// Times at a fixed rate straight to the endpoint, which speaks no TLS and HTTP/1.1 at most.
+    pub(crate) async fn direct_latency(&self, row: Row, rate: f64, time: Duration) -> Result<Measurement> {
         within(async {
             let endpoint = self.start_endpoint(row.endpoint(), 1).await?;
-            let Some(peer) = peer else {
-                let way = Way::new(endpoint.addresses[0], row.protocol.spoken_directly(), Sessions::Fresh)?;
-                return latency::measure(None, &way, schedule).await;
-            };
-            let proxy = self.start_proxy(row, peer, &endpoint.addresses, 1).await?;
-            let way = Way::new(proxy.address, row.protocol, Sessions::Fresh)?;
-            latency::measure(Some(self.watched(&proxy, 1)), &way, schedule).await
+            let way = Way::new(endpoint.addresses[0], row.protocol.spoken_directly(), Sessions::Fresh)?;
+            latency::measure(None, &way, Schedule { rate, connections: self.size.active, time }).await
         })
         .await
     }

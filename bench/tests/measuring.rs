@@ -117,14 +117,25 @@ async fn growth_is_measured_with_reloads_going_on() {
         return;
     }
     let workspace = Workspace::new().unwrap();
-    let sizes = "--messages 20000 --requests 6000 --new-connections 4000";
+    let sizes = "--messages 20000 --requests 6000 --new-connections 4000 --connections 200 --mass 1500 --rest 500ms \
+                 --bulk 1024 --rate 2000 --seconds 1";
     let done =
         run(&workspace, &format!("growth --rounds 1 --only reloads {sizes} --save raw.json --write growth.md")).await;
     let read = |name| fs::read_to_string(workspace.path(name)).unwrap();
     assert!(read("growth.md").contains(done.stdout.trim()), "{}", done.stdout);
-    for row in ["message/tcp", "connect/tcp", "request/http1"] {
-        assert!(done.stdout.contains(&format!("| `{row}` warbler | **")), "{}", done.stdout);
+    for line in [
+        "idle/tcp` warbler: memory",
+        "message/tcp` warbler: CPU",
+        "connect/tcp` warbler: CPU",
+        "handshake-full/tls` warbler: CPU",
+        "request/http1` warbler: CPU",
+        "latency/tcp` warbler: p50",
+        "latency/tcp` warbler: p99 of quiet windows",
+        "bulk/tcp` warbler: bytes by CPU second",
+        "given-back/tcp` warbler: given back",
+    ] {
+        assert!(done.stdout.contains(&format!("| `{line} | **")), "{line}: {}", done.stdout);
     }
     let raw: Value = serde_json::from_str(&read("raw.json")).unwrap();
-    assert_eq!(raw["samples"].as_array().unwrap().len(), 6);
+    assert_eq!(raw["samples"].as_array().unwrap().len(), 18);
 }

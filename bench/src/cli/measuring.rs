@@ -72,6 +72,9 @@ pub(super) struct Growth {
     /// Varies these only, with commas between.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<Variation>,
+    /// Measures these only: rows (`message/tcp`) or measures (`message`), with commas between.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Named::parse)]
+    rows: Vec<Named>,
     /// Measures nginx and HAProxy as well, by open connections.
     #[arg(long)]
     with_peers: bool,
@@ -87,6 +90,24 @@ pub(super) struct Growth {
     /// Messages and requests in flight.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1000))]
     active: u32,
+    /// Idle tunnels held open for the memory by tunnel, where their number is not what varies.
+    #[arg(long, default_value_t = 2000, value_parser = value_parser!(u32).range(1..=9000))]
+    connections: u32,
+    /// Tunnels that are closed all at once, where their number is not what varies.
+    #[arg(long, default_value_t = 4000, value_parser = value_parser!(u32).range(1..=9000))]
+    mass: u32,
+    /// From closing them to the look at the memory that came back.
+    #[arg(long, default_value = "5s", value_parser = units::duration)]
+    rest: Duration,
+    /// MiB to download.
+    #[arg(long, default_value_t = 2048, value_parser = value_parser!(u64).range(1..))]
+    bulk: u64,
+    /// Messages by second where latency is measured. With 9000 connections, at least one message for each has to be due.
+    #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..))]
+    rate: u32,
+    /// How long messages are sent at that rate.
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
+    seconds: f64,
     #[command(flatten)]
     place: Place,
     /// Saves every single measurement, settings and versions as JSON.
@@ -154,16 +175,17 @@ impl Growth {
             requests: self.requests as usize,
             active: self.active as usize,
             new_connections: self.new_connections as usize,
-            // Growth has no rows that ask for the rest.
-            connections: 0,
-            mass: 0,
-            rest: Duration::ZERO,
-            bulk_mib: 0,
-            time: Duration::ZERO,
+            connections: self.connections as usize,
+            mass: self.mass as usize,
+            rest: self.rest,
+            bulk_mib: self.bulk,
+            time: Duration::from_secs_f64(self.seconds),
         };
         growth::Settings {
             rounds: self.rounds,
             only: self.only,
+            rows: self.rows.into_iter().flat_map(|named| named.0).collect(),
+            rate: f64::from(self.rate),
             size,
             with_peers: self.with_peers,
             cores: self.place.cores(),

@@ -229,7 +229,11 @@ fn lines(size: &Size) -> [(Measure, String); 7] {
                  (without TLS, over HTTP/1.1), which is measured in the same round. For {time:?} messages are due at a fixed \
                  rate, evenly over {active} connections, and their time counts from then, however late they were sent. The \
                  rate is the same for all: half of what the slowest proxy reached in a closed loop before the first round; where \
-                 load and endpoint alone were not on time with that (p99 within 250 µs), halved until they were. `--rate` sets it."
+                 load and endpoint alone were not on time with that (p99 within 250 µs), halved until they were. `--rate` sets it. \
+                 A neighbour that takes a core for milliseconds is most of a p99 here, and no proxy's doing. *Quiet windows* are \
+                 what the target is for: the run is cut into windows of 50 ms (longer, if 300 messages take longer), each has \
+                 its p99, and the lower quartile of these is taken. What a proxy does to one message in a hundred is in it; \
+                 what it does less often than in three windows of four is only in the p99 and p99.9 of the whole run."
             ),
         ),
         (

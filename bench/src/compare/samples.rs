@@ -134,7 +134,7 @@ pub(super) mod tests {
     }
 
     fn direct(samples: &mut Samples, row: Row, round: u32, value: f64) {
-        let measurement = Measurement { figures: vec![(Figure::P99, value)], conditions: Conditions::default() };
+        let measurement = Measurement { figures: vec![(Figure::QuietP99, value)], conditions: Conditions::default() };
         samples.add(round, row, Side::Direct, &measurement);
     }
 
@@ -157,13 +157,13 @@ pub(super) mod tests {
     #[test]
     fn latency_is_what_is_added_to_the_direct_way_of_the_same_round() {
         let row = Row::named("latency/tcp").unwrap()[0];
-        let mut samples = rounds("latency/tcp", Figure::P99, &[[150.0, 200.0, 300.0], [160.0, 300.0, 140.0]]);
-        assert!(samples.spread(row, Figure::P99, Side::WARBLER).is_none(), "nothing to compare with");
+        let mut samples = rounds("latency/tcp", Figure::QuietP99, &[[150.0, 200.0, 300.0], [160.0, 300.0, 140.0]]);
+        assert!(samples.spread(row, Figure::QuietP99, Side::WARBLER).is_none(), "nothing to compare with");
         direct(&mut samples, row, 1, 100.0);
         direct(&mut samples, row, 2, 150.0);
-        let added = samples.spread(row, Figure::P99, Side::WARBLER).unwrap();
+        let added = samples.spread(row, Figure::QuietP99, Side::WARBLER).unwrap();
         assert_near(&[added.low, added.high], &[10.0, 50.0]);
         // In the second round HAProxy was quicker than nothing at all: that says nothing.
-        assert_near(&samples.ratios(row, Figure::P99, &Side::OTHERS), &[0.5]);
+        assert_near(&samples.ratios(row, Figure::QuietP99, &Side::OTHERS), &[0.5]);
     }
 }

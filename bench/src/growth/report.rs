@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Sample, Variation};
+use super::{Sample, Variation, variation};
 use crate::{
     measure::{
         Row, Size,
@@ -22,6 +22,8 @@ pub(super) struct Report {
     machine: Machine,
     rounds: u32,
     size: Size,
+    /// Messages by second where latency is measured.
+    rate: f64,
     variations: Vec<Variation>,
     /// Name and version of each proxy.
     proxies: Vec<(&'static str, String)>,
@@ -32,13 +34,14 @@ impl Report {
     pub(super) fn new(
         rounds: u32,
         size: Size,
+        rate: f64,
         variations: Vec<Variation>,
         peers: &[Peer],
         samples: Vec<Sample>,
     ) -> Self {
         let proxies = peers.iter().map(|peer| (peer.name(), peer.version.clone())).collect();
         let (date, command, machine) = (today(), command_line(), Machine::this());
-        Self { date, command, machine, rounds, size, variations, proxies, samples }
+        Self { date, command, machine, rounds, size, rate, variations, proxies, samples }
     }
 
     pub(super) fn json(&self) -> Result<String> {
@@ -48,7 +51,7 @@ impl Report {
     pub(super) fn markdown(&self) -> String {
         let versions: String = self.proxies.iter().map(|(name, version)| format!("- {name}: `{version}`\n")).collect();
         let tables: Vec<String> = self.variations.iter().map(|variation| self.table(*variation)).collect();
-        let Size { messages, requests, active, new_connections, .. } = self.size;
+        let Size { connections, messages, requests, active, new_connections, bulk_mib, mass, time, .. } = self.size;
         format!(
             "## Growth
 
@@ -56,11 +59,14 @@ impl Report {
 
 {versions}
 Medians of {rounds} rounds, the smallest and the largest in parentheses. Measured as in the comparison: {messages} messages,
-{requests} requests, {active} of them in flight, {new_connections} new tunnels. CPU is by message, request or tunnel.
+{requests} requests, {active} of them in flight, {new_connections} new tunnels, {bulk_mib} MiB to download, and, where their number is
+not what varies, {connections} idle tunnels and {mass} that close at once. CPU is by message, request or tunnel. Latency is of the whole
+way through the proxy, and not only what it adds, with {rate} messages by second for {time:?}.
 
 {tables}",
             headline = self.machine.headline(&self.date, &self.command),
             rounds = self.rounds,
+            rate = self.rate,
             tables = tables.join("\n"),
         )
     }
@@ -72,31 +78,33 @@ Medians of {rounds} rounds, the smallest and the largest in parentheses. Measure
             cases.join(" | "),
             "---|".repeat(cases.len())
         );
-        for &row in variation.rows() {
+        let lines = variation.rows().flat_map(|row| variation::figures(row).iter().map(move |figure| (row, *figure)));
+        for (row, figure) in lines {
             for (peer, _) in &self.proxies {
-                let found: Vec<Option<(Figure, Spread)>> =
-                    cases.iter().map(|case| self.spread(variation, case, row, peer)).collect();
+                let found: Vec<Option<Spread>> =
+                    cases.iter().map(|case| self.spread(variation, case, row, figure, peer)).collect();
                 if found.iter().any(Option::is_some) {
+                    let (cells, growth, title) = (cells(figure, &found), growth(&found), figure.title());
                     // Writing to a string does not fail.
-                    _ = writeln!(table, "| `{row}` {peer} | {} | {} |", cells(&found), growth(&found));
+                    _ = writeln!(table, "| `{row}` {peer}: {title} | {cells} | {growth} |");
                 }
             }
         }
         format!("{table}\n{}\n", variation.remark())
     }
 
-    fn spread(&self, variation: Variation, case: &str, row: Row, peer: &str) -> Option<(Figure, Spread)> {
+    fn spread(&self, variation: Variation, case: &str, row: Row, figure: Figure, peer: &str) -> Option<Spread> {
         let of = |sample: &&Sample| {
-            sample.variation == variation && sample.case == case && sample.row == row && sample.peer == peer
+            let Sample { variation: its, case: at, row: of, figure: what, peer: who, .. } = sample;
+            (*its, *at, *of, *what, *who) == (variation, case, row, figure, peer)
         };
-        let figure = self.samples.iter().find(of)?.figure;
-        Some((figure, Spread::of(self.samples.iter().filter(of).map(|sample| sample.value))?))
+        Spread::of(self.samples.iter().filter(of).map(|sample| sample.value))
     }
 }
 
-fn cells(found: &[Option<(Figure, Spread)>]) -> String {
-    let cell = |found: &Option<(Figure, Spread)>| match found {
-        Some((figure, Spread { low, median, high })) => {
+fn cells(figure: Figure, found: &[Option<Spread>]) -> String {
+    let cell = |found: &Option<Spread>| match found {
+        Some(Spread { low, median, high }) => {
             format!("**{}** ({}–{})", figure.show(*median), digits(*low), digits(*high))
         }
         None => "–".into(),
@@ -104,9 +112,9 @@ fn cells(found: &[Option<(Figure, Spread)>]) -> String {
     found.iter().map(cell).collect::<Vec<_>>().join(" | ")
 }
 
-fn growth(found: &[Option<(Figure, Spread)>]) -> String {
+fn growth(found: &[Option<Spread>]) -> String {
     match found {
-        [Some((_, first)), .., Some((_, last))] => format!("{:.2}", last.median / first.median),
+        [Some(first), .., Some(last)] => format!("{:.2}", last.median / first.median),
         _ => "–".into(),
     }
 }
@@ -149,13 +157,14 @@ mod tests {
             machine: Machine::this(),
             rounds: 2,
             size,
+            rate: 10_000.0,
             variations: vec![Variation::Workers],
             proxies: vec![("warbler", "0".into())],
             samples,
         };
         let text = report.markdown();
         assert!(text.contains("| | 1 | 2 | last / first |"), "{text}");
-        let line = "| `message/tcp` warbler | **8.00 µs** (7.00–9.00) | **9.00 µs** (8.00–10.00) | 1.12 |";
+        let line = "| `message/tcp` warbler: CPU | **8.00 µs** (7.00–9.00) | **9.00 µs** (8.00–10.00) | 1.12 |";
         assert!(text.contains(line), "{text}");
         assert!(!text.contains("`connect/tcp`"), "nothing was measured of it: {text}");
     }

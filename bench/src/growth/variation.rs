@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::measure::{
     Circumstances, Row,
+    figure::Figure,
     row::{Measure, Protocol},
 };
 
@@ -30,24 +31,34 @@ pub(super) struct Case {
     pub(super) circumstances: Circumstances,
 }
 
-const MESSAGE: Row = Row::new(Measure::Message, Protocol::Tcp);
-const CONNECT: Row = Row::new(Measure::Connect, Protocol::Tcp);
-const REQUEST: Row = Row::new(Measure::Request, Protocol::Http1);
-const HANDSHAKE: Row = Row::new(Measure::HandshakeFull, Protocol::Tls);
+/// What every variation is about.
+const ROWS: [Row; 8] = [
+    Row::new(Measure::Idle, Protocol::Tcp),
+    Row::new(Measure::Message, Protocol::Tcp),
+    Row::new(Measure::Connect, Protocol::Tcp),
+    Row::new(Measure::HandshakeFull, Protocol::Tls),
+    Row::new(Measure::Request, Protocol::Http1),
+    Row::new(Measure::Latency, Protocol::Tcp),
+    Row::new(Measure::Bulk, Protocol::Tcp),
+    Row::new(Measure::GivenBack, Protocol::Tcp),
+];
 
-const fn idle(protocol: Protocol) -> Row {
-    Row::new(Measure::Idle, protocol)
+/// What only the number of open connections could change.
+const OTHER_TUNNELS: [Row; 2] =
+    [Row::new(Measure::Idle, Protocol::WebSocket), Row::new(Measure::Idle, Protocol::WebSocketTls)];
+
+/// The figures of a row that tell of the proxy, and not of the load as well.
+pub(super) fn figures(row: Row) -> &'static [Figure] {
+    match row.measure {
+        Measure::Latency => &[Figure::P50, Figure::QuietP99],
+        _ => &row.figures()[..1],
+    }
 }
 
 impl Variation {
-    pub(super) fn rows(self) -> &'static [Row] {
-        match self {
-            Self::Connections => {
-                const { &[idle(Protocol::Tcp), idle(Protocol::WebSocket), idle(Protocol::WebSocketTls), MESSAGE] }
-            }
-            Self::Workers => &[MESSAGE, CONNECT, REQUEST, HANDSHAKE],
-            Self::Endpoints | Self::Reloads => &[MESSAGE, CONNECT, REQUEST],
-        }
+    pub(super) fn rows(self) -> impl Iterator<Item = Row> {
+        let more = if self == Self::Connections { &OTHER_TUNNELS[..] } else { &[] };
+        ROWS.iter().chain(more).copied()
     }
 
     pub(super) fn cases(self) -> Vec<Case> {
@@ -78,8 +89,9 @@ impl Variation {
     pub(super) fn remark(self) -> &'static str {
         match self {
             Self::Connections => {
-                "Memory is by tunnel. Messages go over all open connections in turn, and no more of them are in flight \
-                 with more connections."
+                "Memory is by tunnel. Messages and requests go over all open connections in turn, and no more of them are in \
+                 flight with more connections. New tunnels and downloads have as many silent tunnels beside them. What is given \
+                 back is what that many tunnels had."
             }
             Self::Workers => {
                 "CPU of all workers together. With two of them, the second shares its core with load and endpoint, so \

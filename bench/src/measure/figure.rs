@@ -13,6 +13,8 @@ pub(crate) enum Figure {
     /// Connections by second of the clock on the wall.
     Rate,
     P50,
+    /// What p99 is in the windows of time in which no neighbour of the machine was at work.
+    QuietP99,
     P99,
     P999,
     /// Bytes by second of CPU time.
@@ -34,7 +36,7 @@ impl Figure {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Memory | Self::LeftOver => "KB",
-            Self::Cpu | Self::P50 | Self::P99 | Self::P999 => "µs",
+            Self::Cpu | Self::P50 | Self::QuietP99 | Self::P99 | Self::P999 => "µs",
             Self::Rate => "/s",
             Self::Speed => "MB/s",
             Self::GivenBack => "%",
@@ -44,7 +46,9 @@ impl Figure {
     pub(crate) fn better(self) -> Better {
         match self {
             Self::Rate | Self::Speed | Self::GivenBack => Better::More,
-            Self::Memory | Self::Cpu | Self::P50 | Self::P99 | Self::P999 | Self::LeftOver => Better::Less,
+            Self::Memory | Self::Cpu | Self::P50 | Self::QuietP99 | Self::P99 | Self::P999 | Self::LeftOver => {
+                Better::Less
+            }
         }
     }
 
@@ -63,6 +67,7 @@ impl Figure {
             Self::Cpu => "CPU",
             Self::Rate => "rate",
             Self::P50 => "p50",
+            Self::QuietP99 => "p99 of quiet windows",
             Self::P99 => "p99",
             Self::P999 => "p99.9",
             Self::Speed => "bytes by CPU second",

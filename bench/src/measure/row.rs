@@ -125,7 +125,7 @@ impl Row {
             Measure::Idle => &[Figure::Memory],
             Measure::Message | Measure::Request => &[Figure::Cpu],
             Measure::Connect | Measure::HandshakeFull | Measure::HandshakeResumed => &[Figure::Cpu, Figure::Rate],
-            Measure::Latency => &[Figure::P50, Figure::P99, Figure::P999],
+            Measure::Latency => &[Figure::P50, Figure::QuietP99, Figure::P99, Figure::P999],
             Measure::Bulk => &[Figure::Speed],
             Measure::GivenBack => &[Figure::GivenBack, Figure::LeftOver],
         }
@@ -149,6 +149,11 @@ impl Row {
 }
 
 impl Measure {
+    /// Whether its own connections are few, so that those that are open at all stand beside them.
+    pub(super) fn has_connections_beside(self) -> bool {
+        matches!(self, Self::Connect | Self::HandshakeFull | Self::HandshakeResumed | Self::Bulk)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",

@@ -7,6 +7,7 @@ mod ends;
 
 mod parts;
 
+mod connecting;
 mod drain;
 mod guard;
 mod leases;

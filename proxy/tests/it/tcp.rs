@@ -5,8 +5,7 @@ use std::time::Duration;
 use bench::harness::{EchoTcp, RawClient, TestCa, Workspace, eventually, raise_open_files, sample, tls};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::edge::{Edge, SOON};
 use crate::ends::{RawEndpoint, cluster, echo_client, echoes, tcp_edge};
@@ -105,73 +104,6 @@ async fn a_client_that_nobody_can_serve_is_reset_and_not_closed_in_order() {
     let lines = edge.wait_for_lines(1).await;
     assert_eq!((&lines[0]["kind"], &lines[0]["outcome"]), (&"tcp".into(), &"connect-failed".into()));
     assert_eq!(edge.leases(&[nobody]).await, [0]);
-}
-
-/// A listener whose queue is full, and those in it: who connects waits until somebody is accepted.
-async fn full_listener() -> (TcpListener, Vec<TcpStream>) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(1).unwrap();
-    let mut queue = Vec::new();
-    while let Ok(joined) = timeout(Duration::from_millis(500), TcpStream::connect(listener.local_addr().unwrap())).await
-    {
-        queue.push(joined.unwrap());
-    }
-    assert_eq!(queue.len(), 2, "a backlog of one holds two");
-    (listener, queue)
-}
-
-/// Goes through the queue until a connection of the edge comes, and says what it brought and how it ended.
-async fn heard_from_the_edge(listener: TcpListener, queue: Vec<TcpStream>) -> (Vec<u8>, std::io::Result<usize>) {
-    let in_queue: Vec<_> = queue.iter().map(|stream| stream.local_addr().unwrap()).collect();
-    loop {
-        let (mut stream, peer) = timeout(SOON, listener.accept()).await.expect("the edge connects").unwrap();
-        // One that was given up before it got into the queue is not there.
-        if !in_queue.contains(&peer) {
-            let mut heard = Vec::new();
-            let end = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("an end");
-            return (heard, end);
-        }
-    }
-}
-
-fn patient_edge(endpoint: &TcpListener) -> String {
-    format!(
-        "[listeners.im]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\n{}",
-        cluster("im", "health.off = true\nconnect-timeout = \"15s\"", &[endpoint.local_addr().unwrap()])
-    )
-}
-
-#[tokio::test]
-async fn what_a_client_said_before_it_left_reaches_an_endpoint_that_was_slow_to_connect() {
-    let (listener, queue) = full_listener().await;
-    let endpoint = listener.local_addr().unwrap();
-    let edge = Edge::start(&patient_edge(&listener)).await;
-    let mut client = RawClient::connect(edge.address("im")).await.unwrap();
-    client.send(b"last words").await.unwrap();
-    edge.wait_for_count("warbler_connections_total", &[("listener", "im")], 1).await;
-    drop(client);
-    let (heard, end) = heard_from_the_edge(listener, queue).await;
-    assert_eq!((&heard[..], end.unwrap()), (&b"last words"[..], 10));
-    let lines = edge.wait_for_lines(1).await;
-    assert_eq!((&lines[0]["outcome"], &lines[0]["bytes_to_endpoint"]), (&"client-closed".into(), &10.into()));
-    assert_eq!(edge.leases(&[endpoint]).await, [0]);
-    edge.wait_until_empty().await;
-}
-
-#[tokio::test]
-async fn a_client_that_breaks_off_while_its_endpoint_connects_leaves_nothing_behind() {
-    let (listener, queue) = full_listener().await;
-    let endpoint = listener.local_addr().unwrap();
-    let edge = Edge::start(&patient_edge(&listener)).await;
-    let client = RawClient::connect(edge.address("im")).await.unwrap();
-    edge.wait_for_count("warbler_connections_total", &[("listener", "im")], 1).await;
-    client.reset().unwrap();
-    let (heard, end) = heard_from_the_edge(listener, queue).await;
-    assert!(heard.is_empty() && end.is_err(), "{end:?} after {} bytes", heard.len());
-    assert_eq!(edge.wait_for_lines(1).await[0]["outcome"], "client-reset");
-    assert_eq!(edge.leases(&[endpoint]).await, [0]);
-    edge.wait_until_empty().await;
 }
 
 const STALLED: u64 = 1000;
