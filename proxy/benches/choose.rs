@@ -59,7 +59,10 @@ fn database() -> Vec<u8> {
     build(Layout::GeoIp2City, &rows.collect::<Vec<_>>()).expect("rows that are records")
 }
 
-fn config(database: &Path) -> Config {
+/// Endpoints in each of the eight localities: 96 and 10 000 in all.
+const ENDPOINTS: [u32; 2] = [12, 1250];
+
+fn config(database: &Path, endpoints: u32) -> Config {
     let mut text = format!(
         "[edge]\nlocation = [50.1, 8.7]\n[log]\naccess = \"off\"\n[geoip]\ndatabases = [{:?}]\n\
          [listeners.l]\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\ncluster = \"im\"\n\
@@ -69,8 +72,9 @@ fn config(database: &Path) -> Config {
     );
     for (nth, (country, _, latitude, longitude)) in COUNTRIES.iter().enumerate() {
         let name = country.to_lowercase();
-        let endpoints: Vec<String> =
-            (1..=12).map(|host| format!("{{ address = \"10.{nth}.0.{host}:5222\" }}")).collect();
+        let place = Ipv4Addr::new(10, u8::try_from(nth).expect("eight places"), 0, 0).to_bits();
+        let hosts = (1..=endpoints).map(|host| Ipv4Addr::from_bits(place + host));
+        let endpoints: Vec<String> = hosts.map(|host| format!("{{ address = \"{host}:5222\" }}")).collect();
         text += &format!(
             "[clusters.im.localities.{name}]\nlocation = [{latitude:?}, {longitude:?}]\nendpoints = [{}]\n",
             endpoints.join(", ")
@@ -104,27 +108,30 @@ fn choose(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("city.mmdb");
     std::fs::write(&path, database()).expect("a file");
-    let (state, snapshot) = state(config(&path));
-    let cluster = snapshot.cluster(ClusterIx(0));
     let addresses: Vec<IpAddr> =
         (0..ADDRESSES).map(|nth| IpAddr::V4(network(nth.wrapping_mul(40_503) % NETWORKS))).collect();
-    let client: std::net::SocketAddr = "127.0.0.1:1".parse().expect("an address");
-    let origin = Origin { listener: "l".into(), client, peer: client, connection: 1 };
-    let mut trip = Trip::new(state.clone(), TripKind::Tcp, origin);
-    trip.cluster = Some(cluster.config.name.clone());
-
-    let mut group = criterion.benchmark_group("choose");
     let mut next = addresses.iter().cycle();
-    group.bench_function("geo look-up", |bencher| {
-        bencher.iter(|| black_box(snapshot.client(*next.next().expect("a cycle"))));
-    });
-    group.bench_function("geo look-up and pick", |bencher| {
-        bencher.iter(|| {
-            let client = snapshot.client(*next.next().expect("a cycle"));
-            let affinity = Affinity::default();
-            drop(black_box(pick(&state, cluster, &client, affinity, Kind::Tunnel, &Tried::default(), &trip)));
+    let mut group = criterion.benchmark_group("choose");
+    for endpoints in ENDPOINTS {
+        let (state, snapshot) = state(config(&path, endpoints));
+        if endpoints == ENDPOINTS[0] {
+            group.bench_function("geo look-up", |bencher| {
+                bencher.iter(|| black_box(snapshot.client(*next.next().expect("a cycle"))));
+            });
+        }
+        let cluster = snapshot.cluster(ClusterIx(0));
+        let client: std::net::SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let origin = Origin { listener: "l".into(), client, peer: client, connection: 1 };
+        let mut trip = Trip::new(state.clone(), TripKind::Tcp, origin);
+        trip.cluster = Some(cluster.config.name.clone());
+        group.bench_function(format!("geo look-up and pick, {} endpoints", 8 * endpoints), |bencher| {
+            bencher.iter(|| {
+                let client = snapshot.client(*next.next().expect("a cycle"));
+                let affinity = Affinity::default();
+                drop(black_box(pick(&state, cluster, &client, affinity, Kind::Tunnel, &Tried::default(), &trip)));
+            });
         });
-    });
+    }
 }
 
 criterion_group!(benches, choose);

@@ -55,6 +55,15 @@ impl Launch {
         }
     }
 
+    /// Starts the program by another one, which takes its path and arguments behind its own.
+    #[must_use]
+    pub fn through(mut self, program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+        let started = std::mem::replace(&mut self.program, program.into());
+        let before = arguments.iter().map(Into::into).chain([started.into_os_string()]);
+        self.arguments.splice(0..0, before);
+        self
+    }
+
     /// The name in messages and of the log files; the program's file name unless set.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {

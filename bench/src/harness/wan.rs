@@ -11,12 +11,17 @@
 //!   connection. What was on the way arrives once the way is back, as TCP's own repetitions would bring it. New
 //!   connections get no answer, save for the first one, which the kernel accepts whatever we do.
 //! - A *cut* ends all present connections with a reset, on both sides.
+//!
+//! Where the privileges are there, [`Link`] carries packets instead, and all of this is as in a real network.
 
 mod condition;
 mod control;
+mod link;
+mod packets;
 mod stream;
+mod ways;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use socket2::SockRef;
@@ -31,6 +36,9 @@ use super::echo_tcp::listen;
 pub use condition::{Direction, Way};
 pub(crate) use control::COMMANDS;
 pub use control::Control;
+pub use link::Link;
+use ways::Told;
+pub use ways::Ways;
 
 /// Connections that may wait for the relay while the way is good.
 const BACKLOG: i32 = 1024;
@@ -41,30 +49,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Wan {
     address: SocketAddr,
-    state: watch::Sender<State>,
+    ways: Arc<Ways>,
     task: JoinHandle<()>,
-}
-
-/// What the relay is told.
-#[derive(Debug, Clone, Default)]
-struct State {
-    out: Way,
-    back: Way,
-    /// How often everything was cut.
-    cuts: u64,
-}
-
-impl State {
-    fn way(&self, direction: Direction) -> &Way {
-        match direction {
-            Direction::Out => &self.out,
-            Direction::Back => &self.back,
-        }
-    }
-
-    fn is_silent(&self) -> bool {
-        self.out.silent || self.back.silent
-    }
 }
 
 impl Wan {
@@ -75,10 +61,9 @@ impl Wan {
     pub async fn start(listen_on: SocketAddr, to: SocketAddr, delay: Duration) -> Result<Self> {
         let listener = listen(listen_on)?;
         let address = listener.local_addr().context("a listener without an address")?;
-        let way = Way { delay, ..Way::default() };
-        let (state, told) = watch::channel(State { out: way, back: way, cuts: 0 });
-        let task = tokio::spawn(serve(listener, to, told));
-        Ok(Self { address, state, task })
+        let ways = Arc::new(Ways::new(Way { delay, ..Way::default() }, true));
+        let task = tokio::spawn(serve(listener, to, ways.told()));
+        Ok(Self { address, ways, task })
     }
 
     #[must_use]
@@ -86,43 +71,25 @@ impl Wan {
         self.address
     }
 
-    /// What one direction is like now.
+    /// What both directions are like, to be read and changed.
     #[must_use]
-    pub fn way(&self, direction: Direction) -> Way {
-        *self.state.borrow().way(direction)
-    }
-
-    /// Changes one direction, for what is read from now on, on open connections too.
-    pub fn change(&self, direction: Direction, change: impl FnOnce(&mut Way)) {
-        self.state.send_modify(|state| {
-            change(match direction {
-                Direction::Out => &mut state.out,
-                Direction::Back => &mut state.back,
-            });
-        });
-    }
-
-    /// Changes both directions, at the same moment.
-    pub fn change_both(&self, change: impl Fn(&mut Way)) {
-        self.state.send_modify(|state| {
-            change(&mut state.out);
-            change(&mut state.back);
-        });
+    pub fn ways(&self) -> &Arc<Ways> {
+        &self.ways
     }
 
     /// Changes the delay both ways.
     pub fn set_delay(&self, delay: Duration) {
-        self.change_both(|way| way.delay = delay);
+        self.ways.change_both(|way| way.delay = delay);
     }
 
     /// Goes silent both ways, or comes back.
     pub fn set_silent(&self, silent: bool) {
-        self.change_both(|way| way.silent = silent);
+        self.ways.change_both(|way| way.silent = silent);
     }
 
     /// Ends all present connections with a reset. New ones are taken as before.
     pub fn cut(&self) {
-        self.state.send_modify(|state| state.cuts += 1);
+        self.ways.cut();
     }
 
     /// Ends every connection and frees the port, as dropping does a little later.
@@ -139,7 +106,7 @@ impl Drop for Wan {
     }
 }
 
-async fn serve(listener: TcpListener, to: SocketAddr, mut told: watch::Receiver<State>) {
+async fn serve(listener: TcpListener, to: SocketAddr, mut told: watch::Receiver<Told>) {
     let mut connections = JoinSet::new();
     let mut silent = false;
     loop {
@@ -177,7 +144,7 @@ fn answer_connects(listener: &TcpListener, answer: bool) {
 }
 
 /// Relays until both directions have ended. When one breaks, dropping the streams ends the other.
-async fn connection(mut near: TcpStream, to: SocketAddr, told: watch::Receiver<State>) -> Result<()> {
+async fn connection(mut near: TcpStream, to: SocketAddr, told: watch::Receiver<Told>) -> Result<()> {
     let mut far = TcpStream::connect(to).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
@@ -185,7 +152,7 @@ async fn connection(mut near: TcpStream, to: SocketAddr, told: watch::Receiver<S
     let mut cut = told.clone();
     tokio::select! {
         done = stream::both_ways(&mut near, &mut far, &told) => return done,
-        _ = cut.wait_for(|state| state.cuts != cuts) => {}
+        _ = cut.wait_for(|told| told.cuts != cuts) => {}
     }
     for stream in [&near, &far] {
         SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
@@ -219,7 +186,7 @@ mod tests {
         let wan = wan_to(&server, Duration::from_millis(40)).await;
         let mut client = RawClient::connect(wan.address()).await.unwrap();
         assert!(echoes(&mut client, b"ping").await >= Duration::from_millis(80));
-        wan.change(Direction::Back, |way| way.delay = Duration::ZERO);
+        wan.ways().change(Direction::Back, |way| way.delay = Duration::ZERO);
         assert!(echoes(&mut client, b"ping").await >= Duration::from_millis(40));
         wan.set_delay(Duration::ZERO);
         echoes(&mut client, b"ping").await;
@@ -231,7 +198,7 @@ mod tests {
     async fn much_data_arrives_whole_and_in_order() {
         let server = EchoTcp::start().await.unwrap();
         let wan = wan_to(&server, Duration::from_millis(5)).await;
-        wan.change_both(|way| way.jitter = Duration::from_millis(5));
+        wan.ways().change_both(|way| way.jitter = Duration::from_millis(5));
         let (stream, _) = RawClient::connect(wan.address()).await.unwrap().into_parts();
         let (mut read, mut write) = stream.into_split();
         let sent: Vec<u8> = (0..3_000_000_u32).map(|i| i.to_le_bytes()[(i % 4) as usize]).collect();
@@ -263,7 +230,7 @@ mod tests {
         let wan = wan_to(&server, Duration::from_millis(10)).await;
         let mut client = RawClient::connect(wan.address()).await.unwrap();
         // Of 200 segments one in five: that none is lost has a chance of less than one in 10^19.
-        wan.change(Direction::Out, |way| way.loss = 0.2);
+        wan.ways().change(Direction::Out, |way| way.loss = 0.2);
         let whole = vec![7; 200 * condition::SEGMENT];
         assert!(echoes(&mut client, &whole).await >= condition::FIRST_TIMEOUT);
     }
@@ -273,13 +240,13 @@ mod tests {
         let server = EchoTcp::start().await.unwrap();
         let wan = wan_to(&server, Duration::ZERO).await;
         let mut client = RawClient::connect(wan.address()).await.unwrap();
-        wan.change(Direction::Back, |way| way.bytes_per_second = Some(100_000));
+        wan.ways().change(Direction::Back, |way| way.bytes_per_second = Some(100_000));
         // The last piece may be read before its time is over.
         assert!(echoes(&mut client, &[7; 50_000]).await >= Duration::from_millis(400));
-        wan.change(Direction::Back, |way| way.bytes_per_second = Some(1));
+        wan.ways().change(Direction::Back, |way| way.bytes_per_second = Some(1));
         client.send(&[7; 2000]).await.unwrap();
         client.expect_silence(Duration::from_millis(50)).await.unwrap();
-        wan.change(Direction::Back, |way| way.bytes_per_second = None);
+        wan.ways().change(Direction::Back, |way| way.bytes_per_second = None);
         // At one byte a second this would take half an hour.
         client.read_exact(2000).await.unwrap();
     }

@@ -287,7 +287,7 @@ fn on_one_thread<T>(work: impl Future<Output = T>) -> T {
 
 /// Each starts an edge, and takes a second at least: that long the kernel waits before it asks a full queue again.
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: 8, max_shrink_iters: 20, ..ProptestConfig::default() }
+    ProptestConfig { cases: 6, max_shrink_iters: 4, ..ProptestConfig::default() }
 }
 
 proptest! {

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bench::harness::{EchoTcp, HttpStub, Process, RawClient, Wan, eventually, http};
+use bench::harness::{
+    EchoTcp, HttpStub, Launch, Process, RawClient, Wan, Workspace, binary, eventually, http, wan::Link,
+};
+use bench::output;
 use serde_json::Value;
 
 use crate::edge::{CONFIG, Edge, SOON, warbler};
@@ -124,6 +127,42 @@ async fn a_locality_behind_a_delay_gets_its_band_and_every_page_says_how_sure_th
     assert!(row("singapore").contains(" ms b0 ") && row("frankfurt").contains(" ms b3 "), "{text}");
     assert!(first["name"] == "singapore" && first["rtt_measured"] == true, "{explained:#}");
     assert!(first["rtt_band"] == 0 && first["rtt_confidence"].as_f64() > Some(0.0), "{explained:#}");
+}
+
+/// An endpoint in a network of its own, so far away.
+struct Far {
+    _endpoint: Process,
+    _link: Link,
+    address: SocketAddr,
+}
+
+impl Far {
+    async fn new(workspace: &Workspace, name: &str, delay: Duration) -> Far {
+        let link = Link::start(&format!("rtt-{}-{name}", std::process::id())).unwrap();
+        let launch = Launch::new(binary("warbler-bench").unwrap()).args(["serve", "--kind", "http"]);
+        let launch = launch.args(["--bind", &format!("{}:0", link.far())]);
+        let endpoint = Process::start(workspace, link.inside(launch)).await.unwrap();
+        let address = endpoint.address("listen", 0).unwrap();
+        link.ways().change_both(|way| way.delay = delay);
+        Far { _endpoint: endpoint, _link: link, address }
+    }
+}
+
+#[tokio::test]
+async fn over_real_networks_the_handshakes_round_trip_is_enough_to_steer_by() {
+    if !rustix::process::getuid().is_root() || !std::path::Path::new("/dev/net/tun").exists() {
+        return output::talk("NOT TESTED: a network of its own needs root and /dev/net/tun");
+    }
+    let workspace = Workspace::new().unwrap();
+    let frankfurt = Far::new(&workspace, "frankfurt", Duration::from_millis(60)).await;
+    let singapore = Far::new(&workspace, "singapore", Duration::from_millis(1)).await;
+    let keys = QUICK.replace("rtt = { ", "rtt = { from = \"handshake\", ");
+    let edge = Edge::start(&two_places(&keys, frankfurt.address, singapore.address)).await;
+    let far = wait_until(&edge, "frankfurt", "in the last band", |locality| locality["rtt_band"] == 3).await;
+    assert!(far["rtt_ms"].as_f64() >= Some(120.0) && far["rtt_measured"] == true, "{far:#}");
+    let handshake = &far["endpoints"][0]["rtt"]["handshake"];
+    assert!(handshake["min_ms"].as_f64() >= Some(120.0), "{handshake:#}");
+    wait_until(&edge, "singapore", "in the first band", |locality| locality["rtt_band"] == 0).await;
 }
 
 #[tokio::test]

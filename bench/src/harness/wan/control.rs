@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Direction, Wan, Way};
+use super::{Direction, Way, Ways};
 use crate::{harness::echo_tcp::listen, units};
 
 /// What the commands are, for `--help`.
@@ -21,12 +21,13 @@ pub(crate) const COMMANDS: &str = "\
 show                     what both directions are like
 delay TIME [WAY]         bytes arrive so much later: 40ms, 1.5s
 jitter TIME [WAY]        up to so much more, evenly drawn
-loss PERCENT [WAY]       of segments, each of which stalls the stream for a retransmission time-out (200ms and the round trip)
+loss PERCENT [WAY]       of segments, each of which stalls the stream for a retransmission time-out (200ms and the round trip);
+                         with --namespace, of packets, which are dropped
 rate BYTES|none [WAY]    bytes a second: 64000, 64KiB, 1MiB
 silent on|off [WAY]      nothing goes through and nobody is told: half-open connections; connects get no answer
-cut                      ends all present connections with a reset
+cut                      ends all present connections with a reset; not with --namespace
 clear                    as if nothing of this had ever been said
-WAY is out (towards --to) or back; both unless given.";
+WAY is out (towards --to, or into the namespace) or back; both unless given.";
 
 /// The commands that take a value, the last of them `silent`.
 const WITH_VALUE: [&str; 5] = ["delay", "jitter", "loss", "rate", "silent"];
@@ -40,11 +41,11 @@ const IDLE: Duration = Duration::from_secs(600);
 /// What a command does to a direction.
 type Change = Box<dyn Fn(&mut Way)>;
 
-/// A relay's ear.
+/// The ear of a way.
 #[derive(Debug)]
 pub struct Control {
     listener: TcpListener,
-    wan: Arc<Wan>,
+    ways: Arc<Ways>,
 }
 
 impl Control {
@@ -52,8 +53,8 @@ impl Control {
     ///
     /// # Errors
     /// When it cannot be bound.
-    pub fn bind(address: SocketAddr, wan: Arc<Wan>) -> Result<Self> {
-        Ok(Self { listener: listen(address)?, wan })
+    pub fn bind(address: SocketAddr, ways: Arc<Ways>) -> Result<Self> {
+        Ok(Self { listener: listen(address)?, ways })
     }
 
     /// # Errors
@@ -71,17 +72,17 @@ impl Control {
         loop {
             let seat = Arc::clone(&room).acquire_owned().await?;
             let (stream, _) = self.listener.accept().await.context("cannot accept")?;
-            let wan = Arc::clone(&self.wan);
+            let ways = Arc::clone(&self.ways);
             tokio::spawn(async move {
                 // Whoever commands may go at any time.
-                _ = obey(stream, &wan).await;
+                _ = obey(stream, &ways).await;
                 drop(seat);
             });
         }
     }
 }
 
-async fn obey(mut stream: TcpStream, wan: &Wan) -> Result<()> {
+async fn obey(mut stream: TcpStream, ways: &Ways) -> Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     loop {
@@ -90,7 +91,7 @@ async fn obey(mut stream: TcpStream, wan: &Wan) -> Result<()> {
         if timeout(IDLE, limited.read_line(&mut line)).await?? == 0 {
             return Ok(());
         }
-        let answer = match command(&line, wan) {
+        let answer = match command(&line, ways) {
             Ok(answer) => answer + "\n",
             Err(error) => format!("error: {error:#}\n"),
         };
@@ -99,28 +100,32 @@ async fn obey(mut stream: TcpStream, wan: &Wan) -> Result<()> {
 }
 
 /// Does what one line says and answers. A line with a mistake in it changes nothing.
-fn command(line: &str, wan: &Wan) -> Result<String> {
+fn command(line: &str, ways: &Ways) -> Result<String> {
     let mut words = line.split_whitespace();
     match words.next().context("an empty line is no command")? {
         "show" => {
             end(words)?;
-            return Ok(format!("out: {}; back: {}", wan.way(Direction::Out), wan.way(Direction::Back)));
+            return Ok(format!("out: {}; back: {}", ways.way(Direction::Out), ways.way(Direction::Back)));
         }
         "cut" => {
             end(words)?;
-            wan.cut();
+            ensure!(
+                ways.carries_connections(),
+                "packets are carried here: there is no connection to cut, only `silent on`"
+            );
+            ways.cut();
         }
         "clear" => {
             end(words)?;
-            wan.change_both(|way| *way = Way::default());
+            ways.change_both(|way| *way = Way::default());
         }
         name => {
             let change = change(name, words.next())?;
             let direction = direction(&mut words)?;
             end(words)?;
             match direction {
-                Some(direction) => wan.change(direction, change),
-                None => wan.change_both(change),
+                Some(direction) => ways.change(direction, change),
+                None => ways.change_both(change),
             }
         }
     }
@@ -175,26 +180,26 @@ fn direction(words: &mut SplitWhitespace<'_>) -> Result<Option<Direction>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::{EchoTcp, RawClient};
+    use crate::harness::{EchoTcp, RawClient, Wan};
 
-    async fn wan() -> (EchoTcp, Arc<Wan>) {
+    async fn wan() -> (EchoTcp, Wan) {
         let server = EchoTcp::start().await.unwrap();
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let wan = Wan::start(anywhere, server.address(), Duration::ZERO).await.unwrap();
-        (server, Arc::new(wan))
+        (server, wan)
     }
 
     #[tokio::test]
     async fn each_command_changes_what_it_names() {
         let (_server, wan) = wan().await;
         for line in ["delay 40ms", "jitter 5ms out", "loss 2% back", "rate 64KiB back", "silent on out"] {
-            assert_eq!(command(line, &wan).unwrap(), "ok", "{line}");
+            assert_eq!(command(line, wan.ways()).unwrap(), "ok", "{line}");
         }
-        let shown = command("show\n", &wan).unwrap();
+        let shown = command("show\n", wan.ways()).unwrap();
         let out = "out: delay 40ms, jitter 5ms, loss 0.00%, rate none, silent";
         assert_eq!(shown, format!("{out}; back: delay 40ms, jitter 0ns, loss 2.00%, rate 65536"));
-        command("clear", &wan).unwrap();
-        assert_eq!(wan.way(Direction::Out), Way::default());
+        command("clear", wan.ways()).unwrap();
+        assert_eq!(wan.ways().way(Direction::Out), Way::default());
     }
 
     #[tokio::test]
@@ -212,17 +217,17 @@ mod tests {
             "delay 1s out in",
             "cut it",
         ] {
-            assert!(command(line, &wan).is_err(), "{line}");
+            assert!(command(line, wan.ways()).is_err(), "{line}");
         }
-        assert!(command("delay 1s sideways", &wan).unwrap_err().to_string().contains("neither out nor back"));
-        assert!(command("nonsense 1", &wan).unwrap_err().to_string().contains("jitter, loss"));
-        assert_eq!(wan.way(Direction::Back), Way::default());
+        assert!(command("delay 1s sideways", wan.ways()).unwrap_err().to_string().contains("neither out nor back"));
+        assert!(command("nonsense 1", wan.ways()).unwrap_err().to_string().contains("jitter, loss"));
+        assert_eq!(wan.ways().way(Direction::Back), Way::default());
     }
 
     #[tokio::test]
     async fn commands_come_over_a_socket_and_reach_open_connections() {
         let (_server, wan) = wan().await;
-        let control = Control::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(&wan)).unwrap();
+        let control = Control::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::clone(wan.ways())).unwrap();
         let mut commands = RawClient::connect(control.address().unwrap()).await.unwrap();
         tokio::spawn(control.run());
         let mut client = RawClient::connect(wan.address()).await.unwrap();
@@ -232,5 +237,12 @@ mod tests {
         assert!(commands.read_until(b"\n").await.unwrap().starts_with(b"error: "));
         assert_eq!(commands.read_until(b"\n").await.unwrap(), b"ok\n");
         assert!(client.read_exact(1).await.is_err());
+    }
+
+    #[test]
+    fn where_packets_are_carried_there_is_no_connection_to_cut() {
+        let ways = Ways::new(Way::default(), false);
+        assert!(command("cut", &ways).unwrap_err().to_string().contains("silent on"));
+        assert_eq!(command("loss 1%", &ways).unwrap(), "ok");
     }
 }

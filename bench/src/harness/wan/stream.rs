@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{State, condition::Direction};
+use super::{condition::Direction, ways::Told};
 
 /// Pieces on the way per direction: with 40 ms they allow 25 MB/s, and a connection holds 1 MiB at most.
 const PIECES_ON_THE_WAY: usize = 64;
@@ -20,7 +20,7 @@ const PIECES_ON_THE_WAY: usize = 64;
 type Piece = (Instant, Vec<u8>);
 
 /// Relays until both directions have ended, or one has broken.
-pub(super) async fn both_ways(near: &mut TcpStream, far: &mut TcpStream, told: &watch::Receiver<State>) -> Result<()> {
+pub(super) async fn both_ways(near: &mut TcpStream, far: &mut TcpStream, told: &watch::Receiver<Told>) -> Result<()> {
     let (near_read, near_write) = near.split();
     let (far_read, far_write) = far.split();
     tokio::try_join!(
@@ -34,7 +34,7 @@ async fn one_way(
     from: ReadHalf<'_>,
     to: WriteHalf<'_>,
     direction: Direction,
-    told: &watch::Receiver<State>,
+    told: &watch::Receiver<Told>,
 ) -> Result<()> {
     let (pieces, due) = mpsc::channel(PIECES_ON_THE_WAY);
     tokio::try_join!(take_in(from, pieces, direction, told.clone()), hand_on(due, to, direction, told.clone()))?;
@@ -45,7 +45,7 @@ async fn take_in(
     mut from: ReadHalf<'_>,
     pieces: mpsc::Sender<Piece>,
     direction: Direction,
-    mut told: watch::Receiver<State>,
+    mut told: watch::Receiver<Told>,
 ) -> Result<()> {
     let mut last = Instant::now();
     loop {
@@ -68,7 +68,7 @@ async fn hand_on(
     mut due: mpsc::Receiver<Piece>,
     mut to: WriteHalf<'_>,
     direction: Direction,
-    mut told: watch::Receiver<State>,
+    mut told: watch::Receiver<Told>,
 ) -> Result<()> {
     while let Some((when, bytes)) = due.recv().await {
         // The timer rounds up to a millisecond, so what is due now does not go through it.
@@ -85,13 +85,13 @@ async fn hand_on(
 }
 
 /// Waits while the way is silent.
-async fn heard(told: &mut watch::Receiver<State>, direction: Direction) -> Result<()> {
-    told.wait_for(|state| !state.way(direction).silent).await?;
+async fn heard(told: &mut watch::Receiver<Told>, direction: Direction) -> Result<()> {
+    told.wait_for(|told| !told.way(direction).silent).await?;
     Ok(())
 }
 
 /// Waits as long as the bytes occupy the way; a change of the rate counts at once.
-async fn occupy(told: &mut watch::Receiver<State>, direction: Direction, bytes: usize) -> Instant {
+async fn occupy(told: &mut watch::Receiver<Told>, direction: Direction, bytes: usize) -> Instant {
     let start = Instant::now();
     loop {
         let free = start + told.borrow_and_update().way(direction).occupied_by(bytes);
@@ -105,11 +105,11 @@ async fn occupy(told: &mut watch::Receiver<State>, direction: Direction, bytes: 
     }
 }
 
-fn arrival(told: &watch::Receiver<State>, direction: Direction, sent: Instant, bytes: usize) -> Instant {
-    let state = told.borrow();
+fn arrival(told: &watch::Receiver<Told>, direction: Direction, sent: Instant, bytes: usize) -> Instant {
+    let told = told.borrow();
     let other = match direction {
-        Direction::Out => &state.back,
-        Direction::Back => &state.out,
+        Direction::Out => &told.back,
+        Direction::Back => &told.out,
     };
-    state.way(direction).arrival(sent, bytes, other.delay)
+    told.way(direction).arrival(sent, bytes, other.delay)
 }
