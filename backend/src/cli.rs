@@ -11,7 +11,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use backend::{Backend, Config, Limits, Pace, Ports, Stopped, duration, token::Verifier};
+use backend::{
+    Backend, Config, Limits, Pace, Ports, Stopped, duration,
+    store::{
+        Sqlite,
+        backup::{self, BackupError, Manifest},
+    },
+    token::Verifier,
+};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use serde_json::json;
@@ -42,7 +49,46 @@ enum Command {
     /// Serve until SIGTERM. Prints one JSON line with all addresses when ready; logs JSON to stderr.
     ///
     /// Exit codes: 0 done, 1 failed while running, 2 wrong command line, 3 wrong configuration.
-    Run(Run),
+    Run(Box<Run>),
+    /// Take a backup of a store into a new directory, while servers run and write.
+    ///
+    /// Prints the backup's manifest as one JSON line. Exit codes: 0 done, 1 failed, 2 wrong command line.
+    Backup(Backup),
+    /// Make a store of a backup, after checking every byte of it. Refuses where a store is already. Stop the servers first.
+    ///
+    /// Prints the backup's manifest as one JSON line. Exit codes: 0 done, 1 failed, 2 wrong command line.
+    Restore(Restore),
+    /// Check every byte of a backup.
+    ///
+    /// Prints its manifest as one JSON line. Exit codes: 0 it is whole, 1 it is not, 2 wrong command line.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+struct Backup {
+    /// Directory of the database.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Directory that the backup becomes; it must not be there yet.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// Directory of the backup.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// Directory of the database to be; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    /// Directory of the backup.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -128,12 +174,26 @@ struct Run {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    let exit = match configure(run) {
-        Ok(configured) => serve(configured).unwrap_or_else(|error| fail(&error, Exit::Failed)),
-        Err(error) => fail(&error, Exit::WrongConfiguration),
+    let exit = match Cli::parse().command {
+        Command::Run(run) => match configure(run) {
+            Ok(configured) => serve(configured).unwrap_or_else(|error| fail(&error, Exit::Failed)),
+            Err(error) => fail(&error, Exit::WrongConfiguration),
+        },
+        Command::Backup(Backup { data, to }) => tell("backed-up", backup::back_up(&Sqlite, &data, &to)),
+        Command::Restore(Restore { from, data }) => tell("restored", backup::restore(&Sqlite, &from, &data)),
+        Command::Verify(Verify { from }) => tell("verified", backup::verify::<Sqlite>(&from)),
     };
     ExitCode::from(exit as u8)
+}
+
+/// Says what was done with a backup.
+fn tell(event: &str, done: Result<Manifest, BackupError>) -> Exit {
+    let told = done.map_err(anyhow::Error::from).and_then(|manifest| {
+        let mut line = serde_json::to_value(manifest).context("the manifest cannot be shown")?;
+        line["event"] = event.into();
+        writeln!(io::stdout(), "{line}").context("the manifest cannot be printed")
+    });
+    told.map_or_else(|error| fail(&error, Exit::Failed), |()| Exit::Done)
 }
 
 fn fail(error: &anyhow::Error, exit: Exit) -> Exit {
@@ -149,7 +209,7 @@ struct Configured {
     log: Limit,
 }
 
-fn configure(run: Run) -> anyhow::Result<Configured> {
+fn configure(run: Box<Run>) -> anyhow::Result<Configured> {
     let log = log::start(&run.log, run.log_format, NonZeroU32::new(run.log_rate))?;
     let verifier = verifier(&run)?;
     let config = Config {

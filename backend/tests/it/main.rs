@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper has to fail its test")]
 
 mod agent;
+mod backup;
 mod crash;
 mod drain;
 mod haproxy;
