@@ -75,7 +75,8 @@ async fn serve_frames(server: Arc<Server>, mut stream: Downstream, peer: SocketA
         Ok(from) if from.unnamed => Refused::Unnamed.log(peer),
         Ok(from) => {
             let connection = Connection::tcp(stream, server.config.stall_timeout);
-            session::run(server, connection, from, place).await;
+            // A task of its own, because this one has the space of an HTTP connection.
+            server.spawn(session::run(Arc::clone(&server), connection, from, place));
         }
         Err(Refused::Silent) => part(&server, stream, End::LoginTimeout).await,
         Err(Refused::Leaving) => part(&server, stream, End::Restart).await,

@@ -1,6 +1,7 @@
 //! A client's socket, and where it comes from.
 
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -57,7 +58,12 @@ impl Downstream {
     /// Waits until a read would probably not have to wait, so that whoever reads needs no buffer until then. May be
     /// dropped and called again.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        if self.unread.is_empty() { self.stream.readable().await } else { Ok(()) }
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// As [`Downstream::readable`].
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() { self.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -111,13 +111,9 @@ impl<'a> Session<'a> {
 
     async fn run(mut self) -> End {
         loop {
-            let done = match self.next().await {
-                Event::Heard(heard) => self.heard(heard).await,
-                Event::Answered(first) => self.answered(first).await,
-                Event::Pushed(push) => self.pushed(push).await,
-                Event::Asked(why) => Err(self.asked(why).await),
-                Event::Alarm => self.alarmed(),
-            };
+            let event = self.next().await;
+            // Boxed, so that a session at rest does not carry the space of its busiest moment.
+            let done = Box::pin(self.meet(event)).await;
             if let Err(end) = done {
                 if end == End::Bye {
                     self.seat.forget();
@@ -138,6 +134,16 @@ impl<'a> Session<'a> {
         }
     }
 
+    async fn meet(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Heard(heard) => self.heard(heard).await,
+            Event::Answered(first) => self.answered(first).await,
+            Event::Pushed(push) => self.pushed(push).await,
+            Event::Asked(why) => Err(self.asked(why).await),
+            Event::Alarm => self.alarmed(),
+        }
+    }
+
     async fn heard(&mut self, heard: Result<Option<Frame>, End>) -> Result<(), End> {
         let frame = match heard {
             // It may still listen, and what it has said is answered.
@@ -153,8 +159,7 @@ impl<'a> Session<'a> {
             Some(request) => {
                 self.server.metrics.asked(&request);
                 match self.allowance.ask(self.heard) {
-                    // Boxed, so that a session at rest does not carry the space of its busiest moment.
-                    Verdict::Fine => Box::pin(self.request(request)).await,
+                    Verdict::Fine => self.request(request).await,
                     Verdict::Later(wait) => self.too_fast(request, wait).await,
                     Verdict::Enough => Err(self.settled(End::TooFast).await),
                 }
@@ -252,6 +257,10 @@ impl<'a> Session<'a> {
         let mut frames = Vec::from_iter(first);
         while let Some(next) = first_answer(&mut self.waiting, &self.server.load).now_or_never() {
             frames.extend(next);
+        }
+        if self.waiting.is_empty() {
+            // Lets go of the room of its busiest moment.
+            self.waiting = VecDeque::new();
         }
         if frames.is_empty() {
             return Ok(());

@@ -58,7 +58,8 @@ async fn serve(server: Arc<Server>, upgrade: OnUpgrade, wire: Wire, from: Origin
             let mut stream = parts.io.into_inner();
             stream.put_back(parts.read_buf);
             let connection = Connection::websocket(stream, wire, server.config.stall_timeout);
-            session::run(server, connection, from, place).await;
+            // A task of its own, because this one has the space of what it has done so far.
+            server.spawn(session::run(Arc::clone(&server), connection, from, place));
         }
         Err(_other) => tracing::error!("hyper gave back another stream than it was given"),
     }

@@ -22,4 +22,5 @@ mod shared;
 mod stop;
 mod tcp;
 mod tcp_client;
+mod websocket;
 mod ws;
