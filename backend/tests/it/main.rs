@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod log;
 mod login;
+mod memory;
 mod messages;
 mod metrics;
 mod presence;

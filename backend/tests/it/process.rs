@@ -55,6 +55,14 @@ impl Im {
         self.ready["addresses"][kind][0].as_str().expect("it was asked for").parse().unwrap()
     }
 
+    /// Its own memory (PSS), in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let pid = self.child.id().expect("it runs");
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Linux tells it");
+        line.trim().strip_suffix(" kB").expect("in kilobytes").parse::<usize>().unwrap() * 1024
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().expect("it runs").cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
