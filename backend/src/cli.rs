@@ -11,11 +11,20 @@ use std::{
 };
 
 use anyhow::Context as _;
-use backend::{Backend, Config, Limits, Pace, Stopped, duration, token::Verifier};
+use backend::{
+    Backend, Config, Limits, Pace, Ports, Stopped, duration,
+    store::{
+        Sqlite,
+        backup::{self, BackupError, Manifest},
+    },
+    token::Verifier,
+};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+
+use crate::log::{self, Format, Limit};
 
 /// How a run ended, for the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +49,46 @@ enum Command {
     /// Serve until SIGTERM. Prints one JSON line with all addresses when ready; logs JSON to stderr.
     ///
     /// Exit codes: 0 done, 1 failed while running, 2 wrong command line, 3 wrong configuration.
-    Run(Run),
+    Run(Box<Run>),
+    /// Take a backup of a store into a new directory, while servers run and write.
+    ///
+    /// Prints the backup's manifest as one JSON line. Exit codes: 0 done, 1 failed, 2 wrong command line.
+    Backup(Backup),
+    /// Make a store of a backup, after checking every byte of it. Refuses where a store is already. Stop the servers first.
+    ///
+    /// Prints the backup's manifest as one JSON line. Exit codes: 0 done, 1 failed, 2 wrong command line.
+    Restore(Restore),
+    /// Check every byte of a backup.
+    ///
+    /// Prints its manifest as one JSON line. Exit codes: 0 it is whole, 1 it is not, 2 wrong command line.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+struct Backup {
+    /// Directory of the database.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Directory that the backup becomes; it must not be there yet.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// Directory of the backup.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// Directory of the database to be; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    /// Directory of the backup.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +96,17 @@ struct Run {
     /// Address for HTTP and WebSocket; may be given several times. Port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     bind: Vec<SocketAddr>,
+    /// Address for frames over plain TCP; may be given several times. None without.
+    #[arg(long, value_name = "ADDRESS")]
+    tcp: Vec<SocketAddr>,
+    /// Address where load balancers ask how much this server can take, in HAProxy's agent-check words; may be given several
+    /// times. None without.
+    #[arg(long, value_name = "ADDRESS")]
+    agent: Vec<SocketAddr>,
+    /// Network of proxies that announce their clients by PROXY headers, version 1 or 2, as in 10.0.0.0/8; may be given
+    /// several times. From there, sessions need such a header; from elsewhere it is refused.
+    #[arg(long, value_name = "NETWORK")]
+    proxy_from: Vec<IpNet>,
     /// Directory of the database; made if it is not there. Processes of one machine may share it.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -72,7 +131,7 @@ struct Run {
     /// How long a client may take nothing while there is something to send.
     #[arg(long, default_value = "30s", value_parser = duration::parse)]
     stall_timeout: Duration,
-    /// WebSocket connections at the same time; more get 503.
+    /// Connections for sessions at the same time; more get 503, or CLOSE 1013 over TCP.
     #[arg(long, default_value_t = 100_000)]
     max_sessions: usize,
     /// Requests of one session in a second, twice as many at once; 0 is no limit. Too fast ones are refused, and who goes
@@ -100,6 +159,12 @@ struct Run {
     /// What is logged, as in `info` or `backend=debug`.
     #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
+    /// How it is written to stderr.
+    #[arg(long, default_value = "json", value_name = "FORMAT")]
+    log_format: Format,
+    /// Lines of the log in a second, and as many warnings and errors; more are left out and counted. 0 is no limit.
+    #[arg(long, default_value_t = 500, value_name = "LINES")]
+    log_rate: u32,
     /// Serve /admin/drain to everybody who reaches the address; let the edge not pass it on.
     #[arg(long)]
     admin: bool,
@@ -109,12 +174,26 @@ struct Run {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let Command::Run(run) = Cli::parse().command;
-    let exit = match configure(run) {
-        Ok((config, threads)) => serve(config, threads).unwrap_or_else(|error| fail(&error, Exit::Failed)),
-        Err(error) => fail(&error, Exit::WrongConfiguration),
+    let exit = match Cli::parse().command {
+        Command::Run(run) => match configure(run) {
+            Ok(configured) => serve(configured).unwrap_or_else(|error| fail(&error, Exit::Failed)),
+            Err(error) => fail(&error, Exit::WrongConfiguration),
+        },
+        Command::Backup(Backup { data, to }) => tell("backed-up", backup::back_up(&Sqlite, &data, &to)),
+        Command::Restore(Restore { from, data }) => tell("restored", backup::restore(&Sqlite, &from, &data)),
+        Command::Verify(Verify { from }) => tell("verified", backup::verify::<Sqlite>(&from)),
     };
     ExitCode::from(exit as u8)
+}
+
+/// Says what was done with a backup.
+fn tell(event: &str, done: Result<Manifest, BackupError>) -> Exit {
+    let told = done.map_err(anyhow::Error::from).and_then(|manifest| {
+        let mut line = serde_json::to_value(manifest).context("the manifest cannot be shown")?;
+        line["event"] = event.into();
+        writeln!(io::stdout(), "{line}").context("the manifest cannot be printed")
+    });
+    told.map_or_else(|error| fail(&error, Exit::Failed), |()| Exit::Done)
 }
 
 fn fail(error: &anyhow::Error, exit: Exit) -> Exit {
@@ -123,12 +202,19 @@ fn fail(error: &anyhow::Error, exit: Exit) -> Exit {
     exit
 }
 
-fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
-    let filter = EnvFilter::try_new(&run.log).context("--log is no filter")?;
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
+/// What a run needs.
+struct Configured {
+    config: Config,
+    threads: Option<u16>,
+    log: Limit,
+}
+
+fn configure(run: Box<Run>) -> anyhow::Result<Configured> {
+    let log = log::start(&run.log, run.log_format, NonZeroU32::new(run.log_rate))?;
     let verifier = verifier(&run)?;
     let config = Config {
         bind: run.bind,
+        ports: Ports { tcp: run.tcp, agent: run.agent, proxy_from: run.proxy_from },
         data: run.data,
         node: run.node,
         verifier,
@@ -143,7 +229,7 @@ fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
         admin: run.admin,
         faults: run.faults,
     };
-    Ok((config, run.threads))
+    Ok(Configured { config, threads: run.threads, log })
 }
 
 fn verifier(run: &Run) -> anyhow::Result<Verifier> {
@@ -168,12 +254,13 @@ fn verifier(run: &Run) -> anyhow::Result<Verifier> {
     Ok(verifier)
 }
 
-fn serve(config: Config, threads: Option<u16>) -> anyhow::Result<Exit> {
+fn serve(Configured { config, threads, log }: Configured) -> anyhow::Result<Exit> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads {
         runtime.worker_threads(threads.into());
     }
     let runtime = runtime.enable_all().build().context("the runtime cannot be started")?;
+    runtime.spawn(log.tell());
     let exit = runtime.block_on(run(config));
     // Whatever is still there was cut.
     runtime.shutdown_background();
@@ -186,10 +273,11 @@ async fn run(config: Config) -> anyhow::Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
     let node = config.node.clone();
     let backend = Backend::start(config).await.context("cannot start")?;
+    let addresses = backend.all_addresses();
     let ready = json!({
         "event": "ready",
         "node": node,
-        "addresses": { "http": backend.addresses() },
+        "addresses": { "http": addresses.http, "tcp": addresses.tcp, "agent": addresses.agent },
         "pid": std::process::id(),
     });
     writeln!(io::stdout(), "{ready}").context("the ready line cannot be printed")?;

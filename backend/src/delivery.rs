@@ -97,6 +97,18 @@ pub(crate) enum Leave {
 }
 
 impl Link {
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    pub(crate) fn session_id(&self) -> &str {
+        &self.session_id
+    }
+
     fn ask(&self, why: Leave) {
         // The first reason stands.
         if self.leave.set(why).is_ok() {

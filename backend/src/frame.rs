@@ -93,6 +93,8 @@ pub enum Frame {
     SyncErr(SyncErr),
     #[prost(message, tag = "25")]
     Refused(Refused),
+    #[prost(message, tag = "26")]
+    Close(Close),
 }
 
 impl Frame {
@@ -131,7 +133,7 @@ pub enum FrameError {
 pub struct Envelope {
     #[prost(
         oneof = "Frame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
     )]
     pub frame: Option<Frame>,
 }
@@ -383,6 +385,18 @@ pub struct Kick {
     #[prost(enumeration = "KickReason", tag = "1")]
     #[serde(with = "json::Code::<KickReason>")]
     pub reason: i32,
+}
+
+/// Server, over TCP only: the connection ends here. Over WebSocket the Close says so.
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Close {
+    /// As over WebSocket.
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub reason: String,
 }
 
 /// Why a session was ended by the server for good.

@@ -1,9 +1,9 @@
-//! The HTTP side: accepting connections, and the endpoints.
+//! The HTTP side: its connections, and the endpoints.
 //!
 //! Plain hyper and a `match`: a few endpoints need no framework, and the upgraded socket has to be had back. HTTP/1.1
 //! only, as the edge speaks to its endpoints. A connection idle for [`IDLE`] is closed.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -14,48 +14,33 @@ use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
 
-use crate::{metrics, server::Server, upgrade};
+use crate::{
+    downstream::{Downstream, Origin},
+    metrics,
+    server::Server,
+    upgrade,
+};
 
 mod admin;
 
 /// How long a connection may take for a request's head, also for the first and between two. Longer than the 60 s for
 /// which proxies commonly keep idle upstream connections, so that the proxy closes first.
-const IDLE: Duration = Duration::from_secs(75);
-/// Rest after the process could not accept, mostly because it has no descriptors left.
-const REST: Duration = Duration::from_millis(100);
+pub(crate) const IDLE: Duration = Duration::from_secs(75);
 /// Which process answered.
 const NODE: HeaderName = HeaderName::from_static("x-im-node");
+/// How busy it is, by ORCA.
+const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
 /// A body of our own, or the request's own body on its way back.
 pub(crate) type Body = Either<Full<Bytes>, Incoming>;
 
-/// Accepts until the server leaves.
-pub(crate) async fn accept(server: Arc<Server>, listener: TcpListener) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = server.leaving.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => server.spawn(serve(Arc::clone(&server), stream, peer)),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(REST).await;
-            }
-        }
-    }
-}
-
-async fn serve(server: Arc<Server>, stream: TcpStream, peer: SocketAddr) {
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!(%error, "the client left at once");
-    }
+/// Serves a connection until it is closed, or has become a WebSocket.
+pub(crate) async fn serve(server: Arc<Server>, stream: Downstream, from: Origin) {
     let _counted = server.load.connection();
     let service = service_fn(|request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, io::Error>(answer(&server, request, peer).await) }
+        async move { Ok::<_, io::Error>(answer(&server, request, from).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -75,23 +60,26 @@ async fn serve(server: Arc<Server>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-async fn answer(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+async fn answer(server: &Arc<Server>, request: Request<Incoming>, from: Origin) -> Response<Body> {
     let method = request.method().clone();
-    let mut response = route(server, request, peer).await;
+    let mut response = route(server, request, from).await;
     // Hyper leaves out the body of an answer to HEAD and keeps its length.
     let node = HeaderValue::try_from(&server.config.node);
     response.headers_mut().insert(NODE, node.unwrap_or(HeaderValue::from_static("-")));
+    if let Some(load) = server.load.orca() {
+        response.headers_mut().insert(LOAD, load);
+    }
     tracing::trace!(%method, status = response.status().as_u16(), "request");
     response
 }
 
-async fn route(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+async fn route(server: &Arc<Server>, request: Request<Incoming>, from: Origin) -> Response<Body> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {
-        "/whoami" => whoami(server, &request, peer),
-        _ if path.starts_with("/whoami/") => whoami(server, &request, peer),
-        "/ws" if request.method() == Method::GET => upgrade::begin(server, request),
+        "/whoami" => whoami(server, &request, from),
+        _ if path.starts_with("/whoami/") => whoami(server, &request, from),
+        "/ws" if request.method() == Method::GET => upgrade::begin(server, request, from),
         "/healthz" if reads => healthz(),
         "/readyz" if reads => readyz(server).await,
         "/load" if reads => answer_json(StatusCode::OK, &server.load.report(server)),
@@ -122,20 +110,10 @@ async fn readyz(server: &Server) -> Response<Body> {
     if server.draining() {
         reasons.push("draining".to_owned());
     }
-    if !server.faults.ready() {
-        reasons.push("an injected fault".to_owned());
-    }
-    match tokio::time::timeout(WRITABLE, server.store.check_writable()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => reasons.push(format!("store: {error}")),
-        Err(_elapsed) => reasons.push(format!("store: no commit within {WRITABLE:?}")),
-    }
+    reasons.extend(server.unready().await);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer_json(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
 }
-
-/// How long `/readyz` waits for its commit: shorter than what a prober waits for the answer.
-const WRITABLE: Duration = Duration::from_secs(1);
 
 /// The counters and gauges, in Prometheus' text format.
 async fn metrics(server: &Server) -> Response<Body> {
@@ -153,7 +131,7 @@ async fn metrics(server: &Server) -> Response<Body> {
 }
 
 /// What arrived here, for those who want to see what an edge in front passes on.
-fn whoami(server: &Server, request: &Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+fn whoami(server: &Server, request: &Request<Incoming>, from: Origin) -> Response<Body> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut headers = BTreeMap::<&str, String>::new();
     for (name, value) in request.headers() {
@@ -166,7 +144,8 @@ fn whoami(server: &Server, request: &Request<Incoming>, peer: SocketAddr) -> Res
     let list: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), text(value))).collect();
     let seen = json!({
         "node": server.config.node,
-        "peer": peer,
+        "peer": from.address,
+        "proxy": from.proxy,
         "method": request.method().as_str(),
         "uri": request.uri().to_string(),
         "path": request.uri().path(),

@@ -1,9 +1,9 @@
 //! `warbler-im`, the reference IM server: logins, messages that are stored before they are acknowledged, pushes, and
-//! catching up by sequence number, over WebSocket. docs/protocol.md says what is on the wire.
+//! catching up by sequence number, over WebSocket or TCP. docs/protocol.md says what is on the wire.
 //!
 //! It exists so that an edge can be tested, shown and measured with real IM traffic; its guarantees are real, so that
-//! a test can tell what the edge lost from what the server lost. A client's life reads `http` → `upgrade` → `session`
-//! → `store` → `delivery`.
+//! a test can tell what the edge lost from what the server lost. A client's life reads `accept` → `http` →
+//! `upgrade` → `session` → `store` → `delivery`.
 //!
 //! Always true: a `SEND_ACK` follows the durable commit (`store`); every push comes out of the store, so that it does
 //! not matter which process stored it (`delivery`); every queue has a bound.
@@ -17,12 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 
+mod accept;
+mod agent;
 mod clock;
 mod connection;
 mod conversation;
 mod delivery;
+mod downstream;
 mod drain;
 pub mod duration;
 pub mod fault;
@@ -31,6 +35,7 @@ mod http;
 mod json;
 mod load;
 mod metrics;
+mod proxy_protocol;
 mod server;
 mod session;
 pub mod store;
@@ -40,6 +45,7 @@ mod wire;
 
 pub use drain::Pace;
 
+use accept::Speaks;
 use fault::{Faults, Faulty};
 use metrics::Metrics;
 use server::Server;
@@ -51,6 +57,8 @@ use token::Verifier;
 pub struct Config {
     /// Where HTTP and WebSocket are served; port 0 takes a free one.
     pub bind: Vec<SocketAddr>,
+    /// What else is served.
+    pub ports: Ports,
     /// Directory of the database. Several processes of one machine may share it.
     pub data: PathBuf,
     /// Name of this process, told to clients and in `/whoami`.
@@ -63,7 +71,7 @@ pub struct Config {
     pub login_timeout: Duration,
     /// How long a session's socket may take nothing while there is something to send.
     pub stall_timeout: Duration,
-    /// WebSocket connections at the same time, with and without login; more get 503.
+    /// Connections for sessions at the same time, with and without login; more are refused.
     pub max_sessions: usize,
     /// What one client may take.
     pub limits: Limits,
@@ -77,6 +85,17 @@ pub struct Config {
     pub admin: bool,
     /// Serve `/admin/fault`, for tests.
     pub faults: bool,
+}
+
+/// What is served besides HTTP and WebSocket, and through whom.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    /// Where frames are spoken over plain TCP; port 0 takes a free one.
+    pub tcp: Vec<SocketAddr>,
+    /// Where load balancers ask how much this server can take, by HAProxy's `agent-check`.
+    pub agent: Vec<SocketAddr>,
+    /// Networks of proxies that announce their clients by PROXY headers, and are believed.
+    pub proxy_from: Vec<IpNet>,
 }
 
 /// What one client may take.
@@ -119,7 +138,15 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Backend {
     server: Arc<Server>,
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
+}
+
+/// Where a server listens, with the ports that were taken, in the order of the configuration.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub http: Vec<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
+    pub agent: Vec<SocketAddr>,
 }
 
 /// How a stop ended.
@@ -135,11 +162,9 @@ impl Backend {
     /// # Errors
     /// [`StartError`] when the store cannot be opened or an address cannot be bound; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let mut listeners = Vec::with_capacity(config.bind.len());
-        for &address in &config.bind {
-            let bound = TcpListener::bind(address).await.and_then(|l| Ok((l.local_addr()?, l)));
-            listeners.push(bound.map_err(|cause| StartError::Bind { address, cause })?);
-        }
+        let http = bind(&config.bind).await?;
+        let tcp = bind(&config.ports.tcp).await?;
+        let agent = bind(&config.ports.agent).await?;
         let store =
             SqliteStore::open(&config.data).map_err(|cause| StartError::Store { data: config.data.clone(), cause })?;
         let mut store: Arc<dyn Store> = Arc::new(store);
@@ -154,20 +179,32 @@ impl Backend {
         let server = Arc::new(Server::new(config, store, faults, metrics));
         server.spawn(delivery::feed(Arc::clone(&server), newest));
         server.spawn(load::sample(Arc::clone(&server)));
-        let addresses = listeners.iter().map(|(address, _)| *address).collect();
-        for (_, listener) in listeners {
-            server.spawn(http::accept(Arc::clone(&server), listener));
+        let addresses = Addresses { http: of(&http), tcp: of(&tcp), agent: of(&agent) };
+        for (listeners, speaks) in [(http, Speaks::Http), (tcp, Speaks::Frames)] {
+            for (_, listener) in listeners {
+                server.spawn(accept::accept(Arc::clone(&server), listener, speaks));
+            }
+        }
+        for (_, listener) in agent {
+            // Not waited for at a stop: to the last it says that the server stops.
+            tokio::spawn(agent::serve(Arc::clone(&server), listener));
         }
         Ok(Self { server, addresses })
     }
 
-    /// The addresses in the order of [`Config::bind`], with the ports that were taken.
+    /// Where HTTP and WebSocket are served, in the order of [`Config::bind`].
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses.http
+    }
+
+    /// Everything that is listened on.
+    #[must_use]
+    pub fn all_addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// WebSocket connections that are open now.
+    /// Connections for sessions that are open now.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.server.sessions()
@@ -188,4 +225,19 @@ impl Backend {
         tracing::info!(cut, took = ?began.elapsed(), "stopped");
         Stopped { cut }
     }
+}
+
+type Bound = Vec<(SocketAddr, TcpListener)>;
+
+async fn bind(addresses: &[SocketAddr]) -> Result<Bound, StartError> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        let bound = TcpListener::bind(address).await.and_then(|l| Ok((l.local_addr()?, l)));
+        listeners.push(bound.map_err(|cause| StartError::Bind { address, cause })?);
+    }
+    Ok(listeners)
+}
+
+fn of(bound: &Bound) -> Vec<SocketAddr> {
+    bound.iter().map(|(address, _)| *address).collect()
 }

@@ -1,4 +1,4 @@
-//! How busy the process is, for `/load`: what an edge may weigh its picks with.
+//! How busy the process is, for `/load`, the agent's line and the header of ORCA: what an edge may weigh its picks with.
 
 use std::{
     fs,
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -17,6 +18,9 @@ use crate::{clock::now, server::Server};
 
 /// How often rates are taken.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Share of an interval in what is told as weight, so that a busy second does not move everybody: its trace is gone after
+/// ten of them.
+const SMOOTHING: f64 = 0.2;
 
 /// Counters, and rates over the last interval.
 #[derive(Debug, Default)]
@@ -27,11 +31,23 @@ pub(crate) struct Load {
     /// Milliseconds from store to push, the worst since the last sample.
     lag_ms: AtomicU64,
     rates: Mutex<Rates>,
+    /// The value of the header, made anew with the rates; none in the first second.
+    orca: Mutex<Option<HeaderValue>>,
+}
+
+/// How much of the process is used, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Utilisation {
+    /// CPU time, smoothed over some seconds.
+    pub(crate) cpu: f64,
+    /// Sessions of those that may be.
+    pub(crate) app: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Rates {
     cpu: f64,
+    cpu_smoothed: f64,
     memory: f64,
     stored: f64,
     failed: f64,
@@ -67,9 +83,24 @@ impl Load {
         self.lag_ms.fetch_max(now().saturating_sub(stored_at), Relaxed);
     }
 
+    pub(crate) fn utilisation(&self, server: &Server) -> Utilisation {
+        Utilisation { cpu: self.rates().cpu_smoothed, app: share(server.sessions(), server.config.max_sessions) }
+    }
+
+    /// The value of `endpoint-load-metrics`: an `OrcaLoadReport` (`xds.data.orca.v3`) as JSON behind the word `JSON`, as
+    /// Envoy reads it (`source/common/orca/orca_parser.h`, `kEndpointLoadMetricsHeader` and `kHeaderFormatPrefixJson`).
+    /// gRFC A51 has the meaning of the fields, and another header, for gRPC.
+    pub(crate) fn orca(&self) -> Option<HeaderValue> {
+        self.orca.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn rates(&self) -> Rates {
+        *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The answer of `/load`; docs/protocol.md has the meaning of each field.
     pub(crate) fn report(&self, server: &Server) -> Value {
-        let rates = *self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let rates = self.rates();
         let sessions = server.sessions();
         json!({
             "node": server.config.node,
@@ -101,16 +132,32 @@ pub(crate) async fn sample(server: Arc<Server>) {
         }
         let taken = (Instant::now(), cpu_seconds(), load.stored.load(Relaxed), load.failed.load(Relaxed));
         let elapsed = (taken.0 - last.0).as_secs_f64();
+        let cpu = rounded((taken.1 - last.1) / elapsed / cores);
+        let before = load.rates().cpu_smoothed;
         let rates = Rates {
-            cpu: rounded((taken.1 - last.1) / elapsed / cores),
+            cpu,
+            cpu_smoothed: before + (cpu - before) * SMOOTHING,
             memory: rounded(memory()),
             stored: rounded(rate(taken.2 - last.2, elapsed)),
             failed: rounded(rate(taken.3 - last.3, elapsed)),
             lag_ms: load.lag_ms.swap(0, Relaxed),
         };
         *load.rates.lock().unwrap_or_else(PoisonError::into_inner) = rates;
+        let app = share(server.sessions(), server.config.max_sessions);
+        *load.orca.lock().unwrap_or_else(PoisonError::into_inner) = HeaderValue::try_from(orca(rates, app)).ok();
         last = taken;
     }
+}
+
+fn orca(rates: Rates, app: f64) -> String {
+    let report = json!({
+        "cpu_utilization": rates.cpu,
+        "mem_utilization": rates.memory,
+        "application_utilization": rounded(app),
+        "rps_fractional": rates.stored,
+        "eps": rates.failed,
+    });
+    format!("JSON {report}")
 }
 
 fn rate(count: u64, seconds: f64) -> f64 {

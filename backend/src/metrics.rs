@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Metrics {
     registry: Registry,
     sessions: IntGauge,
-    websockets: IntGauge,
+    connections: IntGauge,
     draining: IntGauge,
     store_bytes: IntGauge,
     logins: IntCounterVec,
@@ -43,7 +43,11 @@ impl Metrics {
         of_store.into_iter().try_for_each(|collector| registry.register(collector))?;
         let metrics = Self {
             sessions: gauge(&registry, "warbler_im_sessions", "Sessions that are logged in.")?,
-            websockets: gauge(&registry, "warbler_im_websockets", "WebSocket connections, with and without login.")?,
+            connections: gauge(
+                &registry,
+                "warbler_im_connections",
+                "Connections for sessions over WebSocket and TCP, with and without login.",
+            )?,
             draining: gauge(&registry, "warbler_im_draining", "1 when no new session is taken, else 0.")?,
             store_bytes: gauge(&registry, "warbler_im_store_bytes", "What the store takes on the disk.")?,
             logins: counters(
@@ -55,7 +59,7 @@ impl Metrics {
             closes: counters(
                 &registry,
                 "warbler_im_closes_total",
-                "WebSocket connections that ended, by the server's close code; gone if it sent none.",
+                "Connections for sessions that ended, by the server's close code; gone if it sent none.",
                 "code",
             )?,
             requests: counters(
@@ -141,7 +145,7 @@ pub(crate) async fn page(server: &Server) -> prometheus::Result<String> {
     let metrics = &server.metrics;
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     metrics.sessions.set(count(server.delivery.sessions()));
-    metrics.websockets.set(count(server.sessions()));
+    metrics.connections.set(count(server.sessions()));
     metrics.draining.set(server.draining().into());
     match server.store.bytes().await {
         Ok(bytes) => metrics.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX)),

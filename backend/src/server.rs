@@ -1,14 +1,23 @@
 //! What all connections of one process share, and how they are asked to leave.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, delivery::Delivery, fault::Faults, load::Load, metrics::Metrics, store::Store};
+use crate::{
+    Config, delivery::Delivery, fault::Faults, load::Load, metrics::Metrics, proxy_protocol::Believed, store::Store,
+};
+
+/// How long a check that the store takes writes waits for its commit: shorter than what a prober waits for the answer.
+const WRITABLE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Server {
     pub(crate) config: Config,
@@ -47,6 +56,12 @@ impl Server {
         self.tasks.spawn(task);
     }
 
+    /// Whether a proxy with this address is believed when it says for whom it speaks.
+    pub(crate) fn believes(&self, proxy: IpAddr) -> Believed {
+        let named = self.config.ports.proxy_from.iter().any(|network| network.contains(&proxy.to_canonical()));
+        if named { Believed::Yes } else { Believed::No }
+    }
+
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.load(Relaxed)
     }
@@ -60,7 +75,19 @@ impl Server {
         self.draining.swap(true, Relaxed)
     }
 
-    /// Returns when there is no WebSocket connection.
+    /// Why the process cannot serve whoever comes, apart from a drain.
+    pub(crate) async fn unready(&self) -> Option<String> {
+        if !self.faults.ready() {
+            return Some("an injected fault".into());
+        }
+        match timeout(WRITABLE, self.store.check_writable()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("store: {error}")),
+            Err(_elapsed) => Some(format!("store: no commit within {WRITABLE:?}")),
+        }
+    }
+
+    /// Returns when there is no connection for sessions.
     pub(crate) async fn empty(&self) {
         loop {
             // Made before the look, so that nobody leaves between the two unheard.
@@ -84,7 +111,7 @@ impl Server {
         self.tasks.wait().await;
     }
 
-    /// A place for one more WebSocket connection, given back when it is dropped; `None` when all are taken.
+    /// A place for one more connection for a session, given back when it is dropped; `None` when all are taken.
     pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
         let place = |taken| (taken < self.config.max_sessions).then_some(taken + 1);
         self.sessions.fetch_update(Relaxed, Relaxed, place).ok()?;
@@ -98,7 +125,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// One WebSocket connection's share of [`Config::max_sessions`].
+/// One connection's share of [`Config::max_sessions`].
 pub(crate) struct Place(Arc<Server>);
 
 impl Drop for Place {

@@ -17,17 +17,17 @@ use crate::{
     connection::{Connection, End},
     conversation::Conversation,
     delivery::{Leave, Push, Seat},
+    downstream::Origin,
     frame::{self, Ack, CLIENT_MSG_ID, Frame, Kick, KickReason, MAX_BODY, Ping, Pong, Read, RefusalCode},
     server::{Place, Server},
     store::{Advance, Cursor, NewMessage},
     token::{Identity, LEEWAY},
-    upgrade::Downstream,
-    wire::Wire,
 };
 
 use self::{
     allowance::{Allowance, Verdict},
     login::log_in,
+    record::Record,
     refusal::{refusal, refused, send_err},
     waiting::{Waiting, first_answer},
 };
@@ -36,6 +36,7 @@ mod allowance;
 mod login;
 mod pages;
 mod presence;
+mod record;
 mod refusal;
 mod waiting;
 
@@ -48,17 +49,21 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// How long unanswered sends are waited for when the session ends politely.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Serves a connection after its `101` until it is closed.
-pub(crate) async fn run(server: Arc<Server>, stream: Downstream, wire: Wire, place: Place) {
-    let mut connection = Connection::new(stream, wire, server.config.stall_timeout);
+/// Serves a connection on which frames are spoken, from its first one until it is closed.
+pub(crate) async fn run(server: Arc<Server>, mut connection: Connection, from: Origin, place: Place) {
     // Boxed, so that a session at rest does not carry the space of its first and last moments.
     let end = match Box::pin(log_in(&server, &mut connection)).await {
         Ok((seat, identity, pushes)) => {
-            Session::new(Arc::clone(&server), &mut connection, seat, &identity, pushes).run().await
+            let record = Record::begins(Arc::clone(&seat.link), connection.transport(), from);
+            let end = Session::new(Arc::clone(&server), &mut connection, seat, &identity, pushes).run().await;
+            record.ends(end);
+            end
         }
-        Err(end) => end,
+        Err(end) => {
+            record::no_session(connection.transport(), from, end);
+            end
+        }
     };
-    tracing::debug!(?end, "connection ends");
     server.metrics.closed(end);
     Box::pin(connection.close(end)).await;
     drop(place);
@@ -106,13 +111,9 @@ impl<'a> Session<'a> {
 
     async fn run(mut self) -> End {
         loop {
-            let done = match self.next().await {
-                Event::Heard(heard) => self.heard(heard).await,
-                Event::Answered(first) => self.answered(first).await,
-                Event::Pushed(push) => self.pushed(push).await,
-                Event::Asked(why) => Err(self.asked(why).await),
-                Event::Alarm => self.alarmed(),
-            };
+            let event = self.next().await;
+            // Boxed, so that a session at rest does not carry the space of its busiest moment.
+            let done = Box::pin(self.meet(event)).await;
             if let Err(end) = done {
                 if end == End::Bye {
                     self.seat.forget();
@@ -133,8 +134,22 @@ impl<'a> Session<'a> {
         }
     }
 
+    async fn meet(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Heard(heard) => self.heard(heard).await,
+            Event::Answered(first) => self.answered(first).await,
+            Event::Pushed(push) => self.pushed(push).await,
+            Event::Asked(why) => Err(self.asked(why).await),
+            Event::Alarm => self.alarmed(),
+        }
+    }
+
     async fn heard(&mut self, heard: Result<Option<Frame>, End>) -> Result<(), End> {
-        let frame = heard?;
+        let frame = match heard {
+            // It may still listen, and what it has said is answered.
+            Err(End::Finished) => return Err(self.settled(End::Finished).await),
+            heard => heard?,
+        };
         self.heard = Instant::now();
         match frame {
             None => Ok(()),
@@ -144,8 +159,7 @@ impl<'a> Session<'a> {
             Some(request) => {
                 self.server.metrics.asked(&request);
                 match self.allowance.ask(self.heard) {
-                    // Boxed, so that a session at rest does not carry the space of its busiest moment.
-                    Verdict::Fine => Box::pin(self.request(request)).await,
+                    Verdict::Fine => self.request(request).await,
                     Verdict::Later(wait) => self.too_fast(request, wait).await,
                     Verdict::Enough => Err(self.settled(End::TooFast).await),
                 }
@@ -243,6 +257,10 @@ impl<'a> Session<'a> {
         let mut frames = Vec::from_iter(first);
         while let Some(next) = first_answer(&mut self.waiting, &self.server.load).now_or_never() {
             frames.extend(next);
+        }
+        if self.waiting.is_empty() {
+            // Lets go of the room of its busiest moment.
+            self.waiting = VecDeque::new();
         }
         if frames.is_empty() {
             return Ok(());

@@ -15,9 +15,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prometheus::core::Collector;
 
+pub mod backup;
 mod sqlite;
 
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{OpenError, Sqlite, SqliteStore};
 
 use crate::{
     conversation::Conversation,

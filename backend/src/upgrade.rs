@@ -3,15 +3,9 @@
 //! The socket is taken back from hyper, so that an idle session holds no HTTP buffers; what hyper had read too far is
 //! put in front of it.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Buf as _, Bytes};
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{
@@ -26,12 +20,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use ring::digest;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
 
 use crate::{
+    connection::Connection,
+    downstream::{Downstream, Origin},
     http::{Body, refuse},
     server::{Place, Server},
     session,
@@ -39,29 +31,35 @@ use crate::{
 };
 
 /// Answers the request for a WebSocket; the session begins when hyper has sent the `101`.
-pub(crate) fn begin(server: &Arc<Server>, mut request: Request<Incoming>) -> Response<Body> {
+pub(crate) fn begin(server: &Arc<Server>, mut request: Request<Incoming>, from: Origin) -> Response<Body> {
     let (accept, wire) = match check(&request) {
         Ok(checked) => checked,
         Err(refusal) => return refusal.answer(),
     };
+    if from.unnamed {
+        return Refusal::Unnamed.answer();
+    }
     if server.draining() {
         return Refusal::Draining.answer();
     }
     let Some(place) = server.place() else { return Refusal::Full.answer() };
     let upgrade = hyper::upgrade::on(&mut request);
-    server.spawn(serve(Arc::clone(server), upgrade, wire, place));
+    server.spawn(serve(Arc::clone(server), upgrade, wire, from, place));
     switching(accept, wire)
 }
 
-async fn serve(server: Arc<Server>, upgrade: OnUpgrade, wire: Wire, place: Place) {
+async fn serve(server: Arc<Server>, upgrade: OnUpgrade, wire: Wire, from: Origin, place: Place) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "the client left before its 101"),
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Downstream>>() {
         Ok(parts) => {
-            let stream = Downstream { unread: parts.read_buf, stream: parts.io.into_inner() };
-            session::run(server, stream, wire, place).await;
+            let mut stream = parts.io.into_inner();
+            stream.put_back(parts.read_buf);
+            let connection = Connection::websocket(stream, wire, server.config.stall_timeout);
+            // A task of its own, because this one has the space of what it has done so far.
+            server.spawn(session::run(Arc::clone(&server), connection, from, place));
         }
         Err(_other) => tracing::error!("hyper gave back another stream than it was given"),
     }
@@ -75,6 +73,8 @@ enum Refusal {
     Key,
     Body,
     Subprotocol,
+    /// A trusted proxy that does not say for whom it speaks.
+    Unnamed,
     Draining,
     Full,
 }
@@ -91,6 +91,7 @@ impl Refusal {
             Self::Subprotocol => {
                 (StatusCode::BAD_REQUEST, "Sec-WebSocket-Protocol must offer im.v1 or im.v1.json", None)
             }
+            Self::Unnamed => (StatusCode::BAD_REQUEST, "a PROXY header is needed from this network", None),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining", Some((RETRY_AFTER, "1"))),
             Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", Some((RETRY_AFTER, "1"))),
         };
@@ -153,54 +154,6 @@ fn switching(accept: String, wire: Wire) -> Response<Body> {
     headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::try_from(accept).expect("base64 is a header value"));
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(wire.subprotocol()));
     response
-}
-
-/// The client's socket, with what was read from it too early in front.
-#[derive(Debug)]
-pub(crate) struct Downstream {
-    unread: Bytes,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Downstream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.unread.has_remaining() {
-            let count = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(count));
-            if self.unread.is_empty() {
-                // Lets go of hyper's read buffer.
-                self.unread = Bytes::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Downstream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

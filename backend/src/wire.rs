@@ -1,4 +1,4 @@
-//! The two forms a frame takes inside WebSocket messages, agreed by the subprotocol.
+//! The two forms a frame takes. Inside WebSocket messages they are agreed by the subprotocol; TCP has the binary one.
 
 use bytes::Bytes;
 use tokio_websockets::Message;

@@ -2,6 +2,7 @@
 
 mod drill;
 mod measuring;
+mod reference;
 mod wan;
 
 use std::{net::SocketAddr, process::ExitCode};
@@ -20,6 +21,7 @@ use crate::{
     stop,
 };
 use measuring::{Compare, Growth};
+use reference::Reference;
 use wan::Wan;
 
 /// Failed while running. A wrong command line is 2, by clap.
@@ -46,6 +48,8 @@ enum Command {
     Demo(Demo),
     /// Breaks something while people talk, and says whether anything they were promised was lost.
     Drill(drill::Arguments),
+    /// Measures the reference server: memory of idle sessions, and messages acknowledged in a second through the edge.
+    Reference(Reference),
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
     /// Relays TCP as a long or bad way between two places would: later, in pieces, or not at all.
@@ -84,6 +88,7 @@ pub fn run() -> ExitCode {
             Ok(Kept::All) => Ok(()),
             Err(error) => Err(error),
         },
+        Command::Reference(arguments) => on_one_thread(stop::unless_asked(arguments.run())),
         Command::Serve(arguments) => serve(&arguments),
         Command::Wan(arguments) => on_one_thread(arguments.run()),
     };

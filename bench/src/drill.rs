@@ -25,6 +25,7 @@ mod geoip_swapped;
 mod half_open;
 mod reconnect_storm;
 mod region_lost;
+mod restore;
 mod slow_readers;
 mod slow_region;
 
@@ -60,6 +61,7 @@ pub const DRILLS: &[&Drill] = &[
     &dns_lost::DRILL,
     &geoip_swapped::DRILL,
     &cloud_lost::DRILL,
+    &restore::DRILL,
 ];
 
 /// Something to be survived.

@@ -13,6 +13,7 @@ pub mod harness;
 pub mod im;
 pub mod measure;
 pub mod output;
+pub mod reference;
 mod report;
 pub mod serve;
 mod stop;

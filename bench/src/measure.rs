@@ -34,11 +34,10 @@ use exchange::Exchanges;
 use figure::Figure;
 use latency::Schedule;
 use load::Way;
-use meter::Watched;
 use peer::{Peer, Running, Setup};
 use row::{Measure, Protocol};
 
-pub(crate) use meter::Conditions;
+pub(crate) use meter::{Conditions, Watched};
 pub use peer::Programs;
 pub use row::Row;
 

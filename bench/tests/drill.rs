@@ -52,6 +52,12 @@ async fn a_broken_configuration_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_destroyed_store_is_restored_to_the_point_of_its_backup() {
+    let outcome = check("restore").await;
+    assert!(outcome["seconds_until_all_back"].is_number(), "{outcome:#}");
+}
+
+#[tokio::test]
 async fn drills_are_listed_and_a_wrong_name_is_answered_with_the_list() {
     let workspace = Workspace::new().unwrap();
     let listed = run(&workspace, &["list"]).await;

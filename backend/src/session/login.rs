@@ -50,7 +50,6 @@ pub(super) async fn log_in(server: &Arc<Server>, connection: &mut Connection) ->
     server.metrics.logged_in(resumed);
     let ok = LoginOk { session_id, server_time: now(), heartbeat_s, resumed, node, caps: Vec::new() };
     connection.say(&Frame::LoginOk(ok)).await?;
-    tracing::debug!(user = %seat.user(), device = %seat.device(), "logged in");
     Ok((seat, identity, pushes))
 }
 

@@ -28,11 +28,14 @@ use self::{
 };
 use super::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError, Stored};
 
+mod backup;
 mod commits;
 mod read;
 mod schema;
 mod writer;
 
+/// The name of the database in the data directory.
+const DATABASE: &str = "messages.db";
 /// How late a message of another process may be seen. A look that finds nothing takes 0.1 ms (development build), so
 /// this costs 0.2 % of a core.
 const POLL: Duration = Duration::from_millis(50);
@@ -44,6 +47,9 @@ const QUEUE: usize = 4096;
 const QUEUE_BYTES: usize = 32 << 20;
 /// Reads at the same time.
 const READERS: usize = 4;
+
+pub use backup::Sqlite;
+
 /// Why a directory cannot hold messages.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -81,7 +87,7 @@ impl SqliteStore {
     /// [`OpenError`]; above all when SQLite does not confirm the settings that make a commit durable.
     pub fn open(data: &Path) -> Result<Self, OpenError> {
         fs::create_dir_all(data).map_err(OpenError::Directory)?;
-        let path = data.join("messages.db");
+        let path = data.join(DATABASE);
         let db = open_in_turn(data, &path)?;
         let readers = Readers::new(path);
         let (work, queue) = mpsc::sync_channel(QUEUE);
@@ -249,8 +255,7 @@ impl Readers {
 /// fails with "database is locked", despite the busy timeout. Of 3200 opens, 16 at a time on new directories, 9 failed
 /// without this lock and none with it.
 fn open_in_turn(data: &Path, path: &Path) -> Result<Connection, OpenError> {
-    let turn = File::create(data.join("open.lock")).map_err(OpenError::Directory)?;
-    turn.lock().map_err(OpenError::Directory)?;
+    let _turn = lock(data).map_err(OpenError::Directory)?;
     let mut db = Connection::open(path)?;
     db.busy_timeout(TURN)?;
     make_durable(&db)?;
@@ -258,6 +263,13 @@ fn open_in_turn(data: &Path, path: &Path) -> Result<Connection, OpenError> {
     // The names of the new files must survive a power cut as well as what is in them.
     File::open(data).and_then(|directory| directory.sync_all()).map_err(OpenError::Directory)?;
     Ok(db)
+}
+
+/// Waits until no other process opens or restores the database, and keeps others waiting until the file is dropped.
+fn lock(data: &Path) -> io::Result<File> {
+    let turn = File::create(data.join("open.lock"))?;
+    turn.lock()?;
+    Ok(turn)
 }
 
 fn make_durable(db: &Connection) -> Result<(), OpenError> {

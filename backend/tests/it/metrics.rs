@@ -37,7 +37,7 @@ async fn what_happens_is_counted() {
     mallory.say_login(token("mallory", -3600), "phone").await;
     assert_eq!(mallory.closed().await, 4001);
     check(&im, "warbler_im_sessions", 2.0).await;
-    check(&im, "warbler_im_websockets", 2.0).await;
+    check(&im, "warbler_im_connections", 2.0).await;
     check(&im, "warbler_im_draining", 0.0).await;
     check(&im, r#"warbler_im_logins_total{result="ok"}"#, 2.0).await;
     check(&im, r#"warbler_im_logins_total{result="token_expired"}"#, 1.0).await;

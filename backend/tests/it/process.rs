@@ -26,6 +26,9 @@ pub(crate) struct Im {
     pub(crate) ready: Value,
 }
 
+/// A free port of loopback.
+pub(crate) const ANY: &str = "127.0.0.1:0";
+
 pub(crate) fn command(data: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warbler-im"));
     command.args(["run", "--bind", "127.0.0.1:0", "--threads", "1", "--data"]).arg(data).args(options);
@@ -45,6 +48,19 @@ impl Im {
         let ready: Value = serde_json::from_str(&line.expect("a ready line before the end")).unwrap();
         let address = ready["addresses"]["http"][0].as_str().unwrap().parse().unwrap();
         Self { child, address, ready }
+    }
+
+    /// The first address of a kind: `tcp`, `agent`.
+    pub(crate) fn address_of(&self, kind: &str) -> SocketAddr {
+        self.ready["addresses"][kind][0].as_str().expect("it was asked for").parse().unwrap()
+    }
+
+    /// Its own memory (PSS), in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let pid = self.child.id().expect("it runs");
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Linux tells it");
+        line.trim().strip_suffix(" kB").expect("in kilobytes").parse::<usize>().unwrap() * 1024
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -21,7 +21,7 @@ use crate::{
         mmdb::{self, Layout, Row},
         raise_open_files, reserve_port,
     },
-    im::{Diary, Door, Happening, Journal, Phone, Secret, Server},
+    im::{Acknowledged, Diary, Door, Happening, Journal, Phone, Secret, SendAck, Server, Session},
     output,
 };
 
@@ -260,6 +260,17 @@ impl<'a> Scene<'a> {
         let node = phone.online(SOON).await.context("a newcomer does not get in")?.node().to_owned();
         phone.leave().await?;
         Ok(node)
+    }
+
+    /// Somebody sends again, through the edge and with another device, what was acknowledged before.
+    pub(super) async fn say_again(&self, said: &Acknowledged) -> Result<SendAck> {
+        let mut door = Door::new(self.edge.listener("im")?);
+        door.announced = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let token = self.secret.token(&said.sender, SOON);
+        let mut session = Session::open(&door, token, "again").await?;
+        let ack = session.send(&said.conv, said.id.clone(), said.body.clone()).await?;
+        session.leave().await?;
+        Ok(ack)
     }
 
     /// Asks newcomers from there until one goes where it should, and says how long that took.

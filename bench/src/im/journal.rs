@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{Arc, Mutex},
 };
 
@@ -76,6 +77,11 @@ impl Journal {
     #[must_use]
     pub fn promises(&self) -> usize {
         locked(&self.entries).acknowledged.len()
+    }
+
+    /// Forgets everything but this, and returns what was there.
+    pub fn set_back(&self, to: Entries) -> Entries {
+        mem::replace(&mut *locked(&self.entries), to)
     }
 
     /// A copy of everything.

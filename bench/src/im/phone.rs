@@ -327,6 +327,7 @@ mod tests {
     async fn server(workspace: &Workspace, secret: &Secret, node: &str) -> Backend {
         let config = Config {
             bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            ports: backend::Ports::default(),
             data: workspace.path("messages"),
             node: node.into(),
             verifier: Verifier::default().with_secret(secret.reveal().as_bytes()).unwrap(),

@@ -41,6 +41,12 @@ impl Server {
         Ok(Self { name, address, process, secret_file, arguments: arguments.to_vec() })
     }
 
+    /// The directory in which all servers of a workspace keep what was said.
+    #[must_use]
+    pub fn store(workspace: &Workspace) -> PathBuf {
+        workspace.path(MESSAGES)
+    }
+
     /// Kills it (SIGKILL), as a crash would.
     ///
     /// # Errors
@@ -69,7 +75,7 @@ async fn launch(
     let launch = Launch::new(binary("warbler-im")?)
         .name(name)
         .args(["run", "--node", name, "--bind", &address.to_string(), "--threads", "1", "--data"])
-        .arg(workspace.path(MESSAGES))
+        .arg(Server::store(workspace))
         .arg("--jwt-secret-file")
         .arg(secret_file)
         .args(arguments);

@@ -23,7 +23,7 @@ const TICK_ERROR: Duration = Duration::from_millis(20);
 
 /// The processes of a proxy.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     pub(super) pid: u32,
     pub(super) clock: CpuClock,
     /// The core that it has for itself; `None` when it shares its cores with the load.
@@ -62,6 +62,11 @@ pub(super) struct Spent {
 }
 
 impl Watched {
+    /// A process that shares its cores with others.
+    pub(crate) fn alone(pid: u32) -> Self {
+        Self { pid, clock: CpuClock::of_this_machine(), core: None }
+    }
+
     /// User memory (PSS) of all the proxy's processes, in bytes.
     pub(super) fn memory(self) -> Result<f64> {
         let bytes = self.processes()?.into_iter().map(sample::proportional_memory).sum::<Result<u64>>()?;
@@ -70,7 +75,7 @@ impl Watched {
     }
 
     /// The memory once it has stopped moving.
-    pub(super) async fn settled_memory(self) -> Result<f64> {
+    pub(crate) async fn settled_memory(self) -> Result<f64> {
         let deadline = Instant::now() + SETTLED_WITHIN;
         let mut looks: Vec<f64> = Vec::new();
         loop {

@@ -12,11 +12,16 @@ type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 /// Step `n` makes version `n + 1` out of version `n`.
 const STEPS: [Step; 2] = [messages, cursors];
 
+/// The version of this program.
+pub(super) fn known() -> usize {
+    STEPS.len()
+}
+
 /// Brings a file, new or old, to the version of this program.
 pub(super) fn migrate(db: &mut Connection) -> Result<(), OpenError> {
     let changes = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: i64 = changes.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let known = STEPS.len();
+    let known = known();
     let done = usize::try_from(found).ok().filter(|done| *done <= known);
     let Some(done) = done else { return Err(OpenError::Schema { found, known }) };
     for (version, step) in (1_i64..).zip(STEPS).skip(done) {
