@@ -257,7 +257,8 @@ impl<'a> Scene<'a> {
         // Somebody else's journal and diary: newcomers are no part of what is measured.
         let user = format!("newcomer-{}", self.newcomers);
         let mut phone = Phone::new(&user, door, &self.secret, &Journal::default()).telling(&Diary::default());
-        let node = phone.online(SOON).await.context("a newcomer does not get in")?.node().to_owned();
+        phone.online(SOON).await.context("a newcomer does not get in")?;
+        let node = phone.node().context("a newcomer has just got in")?.to_owned();
         phone.leave().await?;
         Ok(node)
     }
