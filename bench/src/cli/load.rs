@@ -308,3 +308,27 @@ fn parse_users(text: &str) -> Result<usize, String> {
 fn parse_processes(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| (1..=MOST_PROCESSES).contains(count)).ok_or(format!("from 1 to {MOST_PROCESSES}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/load.md");
+
+    #[test]
+    fn the_page_has_every_option_and_no_other() {
+        let command = Arguments::augment_args(Command::new("load"));
+        let own: Vec<String> =
+            command.get_arguments().filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
+        let word = |text: &str| text.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>();
+        let told: Vec<String> = PAGE.match_indices("--").map(|(at, _)| word(&PAGE[at..])).collect();
+        for option in own.iter().filter(|option| !matches!(&***option, "--help")) {
+            assert!(told.contains(option), "docs/load.md does not tell of {option}");
+        }
+        for option in told.iter().filter(|option| option.len() > 2 && !option.starts_with("---")) {
+            assert!(own.contains(option), "docs/load.md tells of {option}, which there is not");
+        }
+    }
+}

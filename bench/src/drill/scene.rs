@@ -1,6 +1,7 @@
 //! The place of a drill while it runs: servers, relays, the edge and the crowd, and what was done to them when.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use super::{
     crowd::Crowd,
     outcome::Judged,
-    stage::{ACCESS_LOG, Endpoint, Home, NAME, Stage},
+    stage::{ACCESS_LOG, Endpoint, Home, LISTENER, NAME, Stage},
 };
 use crate::{
     edge::Edge,
@@ -90,6 +91,10 @@ impl<'a> Scene<'a> {
         let dns = if stage.by_name { Some(start_dns(&nodes).await?) } else { None };
         workspace.write(DATABASE, database(stage.cast.homes.iter().map(Home::row))?)?;
         let mut configuration = stage.configuration(&endpoints(stage, &nodes));
+        if stage.fixed_port {
+            let fixed = LISTENER.replace(":0", &format!(":{}", reserve_port()?));
+            configuration = configuration.replace(LISTENER, &fixed);
+        }
         if let Some(dns) = &dns {
             configuration += &format!(
                 "\n[dns]\nresolvers = [\"{}\"]\nmin-ttl = \"200ms\"\nmax-ttl = \"1s\"\ntimeout = \"500ms\"\n",
@@ -201,6 +206,21 @@ impl<'a> Scene<'a> {
             self.until_up(name).await?;
         }
         Ok(())
+    }
+
+    /// Kills the edge, as a crash would.
+    pub(super) fn kill_edge(&mut self) -> Result<()> {
+        self.edge.process.kill()?;
+        // The line that it was about to write is none.
+        let log = fs::read_to_string(self.access_log()).context("the edge has an access log")?;
+        let whole = log.rfind('\n').map_or("", |end| &log[..=end]);
+        fs::write(self.access_log(), whole).context("the access log cannot be cut")
+    }
+
+    /// Starts the edge again, where it was.
+    pub(super) async fn start_edge_again(&mut self) -> Result<()> {
+        self.edge = Edge::start(self.workspace, self.edge.file.clone()).await?;
+        self.edge.ready().await
     }
 
     pub(super) async fn until_up(&self, name: &str) -> Result<()> {

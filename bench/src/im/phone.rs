@@ -421,13 +421,10 @@ impl Phone {
                     outcome => break outcome,
                 }
             }
-            if timeout_at(deadline, self.step()).await.is_err() {
+            // Whoever asks for a whole conversation does not wait for anything else.
+            if matches!(self.line, Line::Over) || timeout_at(deadline, self.step()).await.is_err() {
                 self.whole = None;
                 bail!("{} did not get {conv} within {within:?}{}", self.user, self.trouble());
-            }
-            // Whoever asks for a whole conversation does not wait for anything else.
-            if matches!(self.line, Line::Over) {
-                bail!("{} gave up{}", self.user, self.trouble());
             }
         };
         let whole = self.whole.take().context("it was just there")?;

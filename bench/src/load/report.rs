@@ -192,7 +192,8 @@ pub(super) fn verdicts(run: &Run) -> Vec<String> {
     let mut verdicts = vec![match run.limited_by_itself() {
         Some(why) => format!("THE LOAD WAS THE LIMIT, NOT THE TARGET: {why}. More processes or a lower rate may help."),
         None => format!(
-            "The load kept up: 99 of 100 were sent within {} ms of when they were due.",
+            "The target was the limit of these figures, not the load, which sent 99 of 100 within {} ms of when they were \
+             due.",
             shown_ms(run.tally.late.quantile_ms(0.99).unwrap_or_default())
         ),
     }];

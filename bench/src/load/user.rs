@@ -131,6 +131,8 @@ impl User {
         let in_room = (rooms_before + plan.in_rooms).floor() > rooms_before.floor();
         let conv = if in_room { plan.room(self.number) } else { plan.pair(self.number) };
         mind.said += 1;
+        // Whoever is away and has something to say comes back for it.
+        self.phone.go_online();
         match self.phone.submit(&conv, body(due, plan.body)) {
             Ok(id) => _ = mind.waiting.insert(id, due),
             Err(full) => {
