@@ -121,11 +121,11 @@ impl Row {
 }
 
 fn rows(one: &Run, other: &Run) -> Vec<Row> {
-    let blocks = [blocks(one), blocks(other)];
-    let enough = blocks.iter().all(|blocks| blocks.len() >= LEAST_BLOCKS);
+    let both = [Blocks::of(one), Blocks::of(other)];
+    let enough = both.iter().all(|blocks| blocks.counts.len() >= LEAST_BLOCKS);
     let mut dice = fastrand::Rng::with_seed(SEED);
-    let draws: Vec<[Coarse; 2]> = if enough {
-        (0..DRAWS).map(|_| blocks.each_ref().map(|blocks| draw(blocks, &mut dice))).collect()
+    let draws: Vec<[Vec<u64>; 2]> = if enough {
+        (0..DRAWS).map(|_| both.each_ref().map(|blocks| blocks.draw(&mut dice))).collect()
     } else {
         Vec::new()
     };
@@ -133,29 +133,59 @@ fn rows(one: &Run, other: &Run) -> Vec<Row> {
     let told = QUANTILES.iter().filter(|(name, _)| *name != "max");
     told.filter_map(|&(name, share)| {
         let (one, other) = (one.main().1.quantile_ms(share)?, other.main().1.quantile_ms(share)?);
-        let ratios = draws.iter().filter_map(|[one, other]| Some(other.quantile_ms(share)? / one.quantile_ms(share)?));
-        Some(Row { name, one, other, interval: middle(ratios.collect()) })
+        let [first, second] = &both;
+        let ratio = |[one, other]: &[Vec<u64>; 2]| second.quantile(other, share) / first.quantile(one, share);
+        Some(Row { name, one, other, interval: middle(draws.iter().map(ratio).collect()) })
     })
     .collect()
 }
 
-/// What was due in each part of the run, without parts in which nothing was.
-fn blocks(run: &Run) -> Vec<Coarse> {
-    let steps: Vec<&Coarse> =
-        run.tally.steps.iter().map(|step| &step.times).filter(|times| times.count() > 0).collect();
-    let together = steps.len().div_ceil(MOST_BLOCKS).max(1);
-    steps.chunks(together).map(sum).collect()
+/// A run in parts of time: which times there were, and how often each came in each part.
+struct Blocks {
+    /// In nanoseconds, in their order.
+    times: Vec<u64>,
+    /// For each part: the place of a time in `times`, and how often it came.
+    counts: Vec<Vec<(usize, u64)>>,
 }
 
-fn sum(parts: &[&Coarse]) -> Coarse {
-    let mut all = Coarse::default();
-    parts.iter().for_each(|part| all.merge(part));
-    all
-}
+impl Blocks {
+    /// What was due in each part of the run, without parts in which nothing was.
+    fn of(run: &Run) -> Self {
+        let steps: Vec<&Coarse> =
+            run.tally.steps.iter().map(|step| &step.times).filter(|times| times.count() > 0).collect();
+        let together = steps.len().div_ceil(MOST_BLOCKS).max(1);
+        let mut times: Vec<u64> = steps.iter().flat_map(|step| step.buckets()).map(|(time, _)| time).collect();
+        times.sort_unstable();
+        times.dedup();
+        let place = |time| times.binary_search(&time).unwrap_or_default();
+        let block = |steps: &[&Coarse]| {
+            steps.iter().flat_map(|step| step.buckets()).map(|(time, count)| (place(time), count)).collect()
+        };
+        Self { counts: steps.chunks(together).map(block).collect(), times }
+    }
 
-fn draw(blocks: &[Coarse], dice: &mut fastrand::Rng) -> Coarse {
-    let drawn: Vec<&Coarse> = (0..blocks.len()).map(|_| &blocks[dice.usize(..blocks.len())]).collect();
-    sum(&drawn)
+    /// How often each time comes in as many parts as there are, drawn with repetition.
+    fn draw(&self, dice: &mut fastrand::Rng) -> Vec<u64> {
+        let mut drawn = vec![0; self.times.len()];
+        for _ in 0..self.counts.len() {
+            for (place, count) in &self.counts[dice.usize(..self.counts.len())] {
+                drawn[*place] += count;
+            }
+        }
+        drawn
+    }
+
+    /// The time within which this share of what was drawn is.
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of an hour and counts of a run are below 2^52")]
+    fn quantile(&self, drawn: &[u64], share: f64) -> f64 {
+        let wanted = (drawn.iter().sum::<u64>() as f64 * share).ceil();
+        let mut seen = 0;
+        let found = drawn.iter().position(|count| {
+            seen += count;
+            seen as f64 >= wanted
+        });
+        found.map_or(f64::NAN, |place| self.times[place] as f64)
+    }
 }
 
 /// Where the middle 95 % of some values are.

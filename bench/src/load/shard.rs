@@ -105,10 +105,10 @@ pub(super) async fn run(plan: Arc<Plan>, secret: &Secret, part: Part, tell: impl
     let mut tally = std::mem::take(&mut *locked(&tally));
     tally.cpu = processor_time();
     tally.cpu_of_one = tally.cpu;
-    // Those who leave when all is over are no part of it.
+    // Those who leave when all is over are no part of it, and neither is a step that was not whole.
     let steps = (plan.arriving() + plan.time()).as_secs_f64() / tally.step;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a run has some hundred steps")]
-    tally.steps.truncate(steps.ceil().max(1.0) as usize);
+    tally.steps.truncate(steps.floor().max(1.0) as usize);
     Ok(Outcome { tally, checked })
 }
 

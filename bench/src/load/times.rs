@@ -47,6 +47,11 @@ impl<const DIGITS: u8> Times<DIGITS> {
         (!self.0.is_empty()).then(|| self.0.value_at_quantile(share) as f64 / 1e6)
     }
 
+    /// Times in nanoseconds and how often each came, in their order.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter_recorded().map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value().into()))
+    }
+
     /// How many are longer.
     #[cfg(test)]
     pub(crate) fn count_above(&self, time: Duration) -> u64 {

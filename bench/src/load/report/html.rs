@@ -15,7 +15,7 @@ const STYLE: &str = "
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1080px; padding: 16px; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground) }
 h1 { font-size: 1.4em; margin: 0.2em 0 } h2 { font-size: 1.1em; margin: 1.6em 0 0.4em }
-p { margin: 0.5em 0; overflow-wrap: anywhere } .faint { color: var(--faint); font-size: 0.9em }
+p { margin: 0.5em 0; overflow-wrap: anywhere } .small { color: var(--faint); font-size: 0.9em }
 .verdict { border-left: 4px solid var(--good); padding-left: 10px; white-space: pre-line } .bad { border-color: var(--bad) }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px }
 .plots svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; padding: 8px; background: var(--ground) }
@@ -31,7 +31,7 @@ pub(in super::super) fn html(run: &Run) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>Load on {target}</title>\n<style>{STYLE}</style>\n\
-         <h1>Load on {target}</h1>\n<p class=\"faint\">{headline}</p>\n<p>{summary}</p>\n",
+         <h1>Load on {target}</h1>\n<p class=\"small\">{headline}</p>\n<p>{summary}</p>\n",
         target = escaped(&run.plan.target.to_string()),
         headline = escaped(&run.headline),
         summary = escaped(&summary(run)),
@@ -49,7 +49,7 @@ pub(in super::super) fn html(run: &Run) -> String {
 }
 
 fn quantiles(page: &mut String, run: &Run) {
-    *page += "<h2>How long things took</h2>\n<p class=\"faint\">Milliseconds, from when each was due, whoever was slow. \
+    *page += "<h2>How long things took</h2>\n<p class=\"small\">Milliseconds, from when each was due, whoever was slow. \
               What had no answer at the end counts with the time that it had waited.</p>\n<div class=\"scroll\"><table>\n<tr><th></th><th>count</th>";
     for (name, _) in QUANTILES {
         add(page, format_args!("<th>{name}</th>"));

@@ -20,6 +20,11 @@ pub(super) const STYLE: &str = "
 .p3 { stroke: #cc79a7; stroke-width: 1.8 }
 .p4 { stroke: #e69f00; stroke-width: 1.8 }
 .p5 { stroke: #56b4e9; stroke-width: 1.8 }
+@media (prefers-color-scheme: dark) {
+.p0 { stroke: #3d9bd8 }
+.p1 { stroke: #f07d2e }
+.p2 { stroke: #2fbf94 }
+}
 ";
 
 /// A curve: its name, and its value in each step that has one.
@@ -74,7 +79,7 @@ impl Plot<'_> {
 
     fn time_axis(&self, drawing: &mut Drawing) {
         let whole = self.whole();
-        let distance = nice(whole / 5.0);
+        let distance = next_of(&ROUND, whole / 5.0);
         let mut at = 0.0;
         while at <= whole + 1e-9 {
             drawing.text(self.x(at), HEIGHT - 12.0, "middle", "faint", &format!("{} s", number(at)));
@@ -103,7 +108,7 @@ impl Plot<'_> {
     fn range(&self) -> (f64, f64) {
         let values = || self.curves.iter().flat_map(|curve| curve.values.iter().flatten().copied());
         match self.scale {
-            Scale::Linear => (0.0, nice(values().fold(1.0, f64::max))),
+            Scale::Linear => (0.0, next_of(&QUARTERED, values().fold(1.0, f64::max))),
             Scale::Tenfold => {
                 let least = values().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
                 let least = if least.is_finite() { least } else { 1.0 };
@@ -144,10 +149,15 @@ fn class(at: usize) -> String {
     format!("p{}", at % COLOURS)
 }
 
-/// The next of 1, 2, 5, 10, 20, … that is not below.
-fn nice(value: f64) -> f64 {
+/// Multiples of powers of ten that are round …
+const ROUND: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
+/// … and of which the quarters are, too.
+const QUARTERED: [f64; 7] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0];
+
+/// The next of these times a power of ten that is not below.
+fn next_of(multiples: &[f64], value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|step| *step >= value - 1e-9).unwrap_or(value)
+    multiples.iter().map(|step| step * power).find(|step| *step >= value - 1e-9).unwrap_or(value)
 }
 
 fn number(value: f64) -> String {
@@ -194,6 +204,7 @@ mod tests {
         for value in ["0.10", "1", "10", "100"] {
             assert!(svg.contains(&format!(">{value}</text>")), "{value} is not in {svg}");
         }
-        assert!(plot(vec![Some(700.0)], Scale::Linear).contains(">1000</text>"));
+        let svg = plot(vec![Some(231.0)], Scale::Linear);
+        assert!(svg.contains(">300</text>") && svg.contains(">75</text>"), "{svg}");
     }
 }
