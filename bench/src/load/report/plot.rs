@@ -1,6 +1,6 @@
 //! One diagram over time, small enough to stand beside another one on a wide page and to be read alone on a narrow one.
 
-use crate::report::Drawing;
+use crate::report::{Drawing, dashes};
 
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 250.0;
@@ -87,22 +87,10 @@ impl Plot<'_> {
         }
     }
 
-    /// The curve as the data of a path; steps without a value part it.
     fn data(&self, curve: &Curve, low: f64, high: f64) -> String {
-        let mut data = String::new();
-        let mut pen = 'M';
-        for (at, value) in curve.values.iter().enumerate() {
-            let Some(value) = value else {
-                pen = 'M';
-                continue;
-            };
-            let y = self.y(*value, low, high);
-            let (from, to) = (self.x(as_float(at) * self.seconds), self.x((as_float(at) + 1.0) * self.seconds));
-            // A step is a dash as wide as itself, so that one alone is seen, too.
-            data += &format!("{pen}{from:.1} {y:.1}H{to:.1}");
-            pen = 'L';
-        }
-        data
+        let x = |step: usize| self.x(as_float(step) * self.seconds);
+        let dash = |(at, value): (usize, &Option<f64>)| value.map(|value| (x(at), x(at + 1), self.y(value, low, high)));
+        dashes(curve.values.iter().enumerate().map(dash))
     }
 
     fn range(&self) -> (f64, f64) {
