@@ -1,6 +1,7 @@
 //! The command line of `warbler-bench`.
 
 mod drill;
+mod load;
 mod measuring;
 mod reference;
 mod wan;
@@ -8,7 +9,7 @@ mod wan;
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use serde_json::json;
 use tokio::runtime::Builder;
 
@@ -50,6 +51,11 @@ enum Command {
     Drill(drill::Arguments),
     /// Measures the reference server: memory of idle sessions, and messages acknowledged in a second through the edge.
     Reference(Reference),
+    /// Makes load at a rate that does not slow down when the target does, and reports how long everything took.
+    Load(Box<load::Arguments>),
+    /// A part of a load, for its other processes.
+    #[command(name = crate::load::CHILD, hide = true)]
+    LoadPart,
     /// Runs an endpoint to put behind a proxy.
     Serve(Serve),
     /// Relays TCP as a long or bad way between two places would: later, in pieces, or not at all.
@@ -83,17 +89,25 @@ pub fn run() -> ExitCode {
         Command::Demo(Demo { keep }) => {
             on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
         }
-        Command::Drill(arguments) => match on_one_thread(stop::unless_asked(arguments.run())) {
-            Ok(Kept::NotAll) => return ExitCode::from(LIMIT_NOT_KEPT),
-            Ok(Kept::All) => Ok(()),
-            Err(error) => Err(error),
-        },
         Command::Reference(arguments) => on_one_thread(stop::unless_asked(arguments.run())),
+        Command::Drill(arguments) => return exit_code(on_one_thread(stop::unless_asked(arguments.run()))),
+        Command::Load(arguments) => {
+            if let Some(complaint) = arguments.complaint() {
+                CommandLine::command().error(ErrorKind::ValueValidation, complaint).exit();
+            }
+            return exit_code(on_one_thread(stop::unless_asked(arguments.run())));
+        }
+        Command::LoadPart => on_one_thread(crate::load::run_child()),
         Command::Serve(arguments) => serve(&arguments),
         Command::Wan(arguments) => on_one_thread(arguments.run()),
     };
+    exit_code(outcome.map(|()| Kept::All))
+}
+
+fn exit_code(outcome: Result<Kept>) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Kept::All) => ExitCode::SUCCESS,
+        Ok(Kept::NotAll) => ExitCode::from(LIMIT_NOT_KEPT),
         Err(error) => {
             output::talk(format!("warbler-bench: {error:#}"));
             ExitCode::from(FAILED)
@@ -119,7 +133,6 @@ fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

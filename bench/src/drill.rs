@@ -21,6 +21,8 @@ mod bad_config;
 mod cloud_lost;
 mod config_churn;
 mod dns_lost;
+mod drain;
+mod edge_killed;
 mod geoip_swapped;
 mod half_open;
 mod reconnect_storm;
@@ -51,6 +53,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// All drills, in the order in which `drill all` runs them.
 pub const DRILLS: &[&Drill] = &[
     &backend_killed::DRILL,
+    &edge_killed::DRILL,
+    &drain::DRILL,
     &slow_readers::DRILL,
     &config_churn::DRILL,
     &bad_config::DRILL,

@@ -37,7 +37,7 @@ pub use dns::DnsServer;
 pub use echo_tcp::EchoTcp;
 pub use eventually::eventually;
 pub use http_stub::{Action, HttpStub};
-pub use limits::raise_open_files;
+pub use limits::{open_files, raise_open_files};
 pub use port::reserve_port;
 pub use process::{Finished, Launch, Process};
 pub use processors::ProcessorTime;

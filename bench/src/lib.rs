@@ -11,6 +11,7 @@ mod edge;
 pub mod growth;
 pub mod harness;
 pub mod im;
+mod load;
 pub mod measure;
 pub mod output;
 pub mod reference;

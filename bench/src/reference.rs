@@ -157,7 +157,7 @@ async fn idle(settings: &Settings, workspace: &Workspace, secret: &Secret, secre
 async fn log_in(address: SocketAddr, secret: &Secret, name: &str, count: usize) -> Result<Vec<Session>> {
     let open = |number| async move {
         let token = secret.token(&format!("{name}{number:05}"), TOKEN);
-        Session::open(&Door::new(address), token, "phone").await
+        Session::open(&Door::new(address), token, "phone", None).await
     };
     Ok(stream::iter(0..count).map(open).buffered(AT_ONCE).try_collect().await?)
 }

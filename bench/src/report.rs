@@ -7,9 +7,9 @@ mod progress;
 mod section;
 mod spread;
 
-pub(crate) use drawing::Drawing;
 #[cfg(test)]
 pub(crate) use drawing::tests::assert_well_formed;
+pub(crate) use drawing::{Drawing, dashes};
 pub(crate) use machine::{Machine, command_line, today};
 pub(crate) use progress::Progress;
 pub(crate) use section::{Section, Span};

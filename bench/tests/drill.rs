@@ -41,6 +41,18 @@ async fn a_killed_server_costs_nobody_a_message() {
 }
 
 #[tokio::test]
+async fn a_killed_edge_costs_nobody_a_message() {
+    let outcome = check("edge-killed").await;
+    assert!(outcome["broken"].as_u64() >= Some(24) && outcome["seconds_until_all_back"].is_number(), "{outcome:#}");
+}
+
+#[tokio::test]
+async fn a_drained_server_costs_nobody_a_session() {
+    let outcome = check("drain").await;
+    assert!(outcome["broken"] == 0 && outcome["seconds_until_all_back"].is_number(), "{outcome:#}");
+}
+
+#[tokio::test]
 async fn a_configuration_that_keeps_changing_costs_nobody_a_session() {
     let outcome = check("config-churn").await;
     assert_eq!((&outcome["broken"], &outcome["seconds_until_all_back"]), (&0.into(), &Value::Null));

@@ -241,7 +241,7 @@ pub(super) async fn everything_stops(world: &mut World<'_>, crowd: &mut Crowd) -
 
 /// Asks a server for everything that was said, and holds it against what everybody was promised.
 async fn verify_promises(crowd: &mut Crowd) -> Result<()> {
-    let history = crowd.people[0].phone.online(SOON).await?.history(ROOM, 0).await?;
+    let history = crowd.people[0].phone.history(ROOM, SOON).await?;
     for person in &mut crowd.people {
         person.phone.catch_up(ROOM, SOON).await?;
     }

@@ -186,7 +186,7 @@ impl Crowd {
         let token = self.secret.token(&user(number), PATIENCE);
         // Who asks for a pair and for a room at the same time does so with two devices.
         let device = format!("auditor-{}", conv.split(':').next().unwrap_or_default());
-        let mut session = Session::open(&Door::new(server), token, &device).await?;
+        let mut session = Session::open(&Door::new(server), token, &device, None).await?;
         let history = session.history(&conv, 0).await.with_context(|| format!("no history of {conv}"))?;
         session.leave().await?;
         Ok((conv, history))

@@ -1,7 +1,7 @@
 //! A drill as a picture over time: who was online, how long messages took, logins at each server, and what went wrong.
 
 use super::{figures::Step, outcome::Outcome, scene::Phase};
-use crate::report::Drawing;
+use crate::report::{Drawing, dashes};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 70.0;
@@ -146,22 +146,11 @@ impl Plot {
         }
     }
 
-    /// The curve as the data of a path; steps without a value part it.
     fn data(&self, curve: &Curve, most: f64, bottom: f64) -> String {
-        let mut data = String::new();
-        let mut pen = 'M';
-        for (at, value) in curve.values.iter().enumerate() {
-            let Some(value) = value else {
-                pen = 'M';
-                continue;
-            };
-            let (x, y) = (self.x(as_float(at) * self.step), bottom - value / most * HEIGHT);
-            data += &format!("{pen}{x:.1} {y:.1}");
-            // A step that stands alone is a dash as wide as itself.
-            data += &format!("H{:.1}", self.x((as_float(at) + 1.0) * self.step));
-            pen = 'L';
-        }
-        data
+        let x = |step: usize| self.x(as_float(step) * self.step);
+        let dash =
+            |(at, value): (usize, &Option<f64>)| value.map(|value| (x(at), x(at + 1), bottom - value / most * HEIGHT));
+        dashes(curve.values.iter().enumerate().map(dash))
     }
 
     fn list_of_marks(&mut self, outcome: &Outcome) {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     harness::{Launch, Process, binary, eventually},
-    im::{Acknowledged, Entries, Server, checker::Histories},
+    im::{Promise, Server, checker::Histories},
 };
 
 pub(super) const DRILL: Drill = Drill {
@@ -36,9 +36,9 @@ const BACKUP: &str = "backup";
 
 async fn act(scene: &mut Scene<'_>) -> Result<()> {
     scene.talk(CALM).await?;
-    let point = scene.crowd.journal.entries();
+    let point = scene.crowd.journal.copy();
     warbler_im(scene, "backup", "--data", "--to").await?;
-    scene.mark(Phase::Before, format!("a backup is taken, {} messages are acknowledged", point.acknowledged.len()));
+    scene.mark(Phase::Before, format!("a backup is taken, {} messages are acknowledged", point.promises()));
     scene.talk(CALM).await?;
 
     let servers = scene.names(|_| true);
@@ -47,7 +47,7 @@ async fn act(scene: &mut Scene<'_>) -> Result<()> {
     fs::remove_dir_all(Server::store(scene.workspace)).context("the store cannot be destroyed")?;
     let nobody = async || (scene.crowd.diary.online() == 0).then_some(());
     scene.crowd.watched(eventually(SOON, "everybody has lost their session", nobody)).await?;
-    let said = scene.crowd.journal.set_back(point.clone());
+    let said = scene.crowd.journal.set_back(&point).acknowledgements();
     warbler_im(scene, "restore", "--from", "--data").await?;
     let workspace = scene.workspace;
     for node in &mut scene.nodes {
@@ -61,8 +61,9 @@ async fn act(scene: &mut Scene<'_>) -> Result<()> {
     let restored = scene.crowd.histories(server).await?;
     let missing = what_is_missing(&said, &restored);
     scene.mark(Phase::After, format!("restored; {} messages that were acknowledged later are gone", missing.len()));
-    judge(scene, &point, &missing);
-    send_again(scene, &point, &missing).await?;
+    let promised = point.acknowledgements();
+    judge(scene, &promised, &missing);
+    send_again(scene, &promised, &missing).await?;
     scene.talk(CALM).await
 }
 
@@ -77,19 +78,18 @@ async fn warbler_im(scene: &Scene<'_>, command: &str, first: &str, second: &str)
     Ok(())
 }
 
-fn what_is_missing(said: &Entries, restored: &Histories) -> Vec<Acknowledged> {
-    let stored: HashSet<(&str, &str, &Bytes)> = restored
+fn what_is_missing(said: &[Promise], restored: &Histories) -> Vec<Promise> {
+    let stored: HashSet<(&str, &str, &[u8])> = restored
         .iter()
-        .flat_map(|(conv, history)| history.iter().map(|msg| (&**conv, &*msg.sender, &msg.client_msg_id)))
+        .flat_map(|(conv, history)| history.iter().map(|msg| (&**conv, &*msg.sender, &*msg.client_msg_id)))
         .collect();
-    let is_missing = |said: &&Acknowledged| !stored.contains(&(&*said.conv, &*said.sender, &said.id));
-    said.acknowledged.iter().filter(is_missing).cloned().collect()
+    said.iter().filter(|said| !stored.contains(&(&*said.conv, &*said.sender, &*said.id))).cloned().collect()
 }
 
-fn judge(scene: &mut Scene<'_>, point: &Entries, missing: &[Acknowledged]) {
-    let promised: HashSet<(&str, &Bytes)> = point.acknowledged.iter().map(|said| (&*said.sender, &said.id)).collect();
-    let lost = missing.iter().filter(|said| promised.contains(&(&*said.sender, &said.id))).count();
-    let before = point.acknowledged.len();
+fn judge(scene: &mut Scene<'_>, promised: &[Promise], missing: &[Promise]) {
+    let ids: HashSet<(&str, &[u8])> = promised.iter().map(|said| (&*said.sender, &*said.id)).collect();
+    let lost = missing.iter().filter(|said| ids.contains(&(&*said.sender, &*said.id))).count();
+    let before = promised.len();
     let limit = format!("the backup holds all {before} messages that were acknowledged before it");
     scene.claim(limit, format!("{lost} are missing"), lost == 0 && before > 0);
     let limit = "messages acknowledged after it are what it does not hold";
@@ -97,17 +97,18 @@ fn judge(scene: &mut Scene<'_>, point: &Entries, missing: &[Acknowledged]) {
 }
 
 /// Somebody sends again what the backup holds, and somebody what it does not.
-async fn send_again(scene: &mut Scene<'_>, point: &Entries, missing: &[Acknowledged]) -> Result<()> {
-    let held = point.acknowledged.last().context("nothing was said before the backup")?;
-    let ack = scene.say_again(held).await?;
+async fn send_again(scene: &mut Scene<'_>, promised: &[Promise], missing: &[Promise]) -> Result<()> {
+    let body = Bytes::from_static(b"said again");
+    let held = promised.last().context("nothing was said before the backup")?;
+    let ack = scene.say_again(held, body.clone()).await?;
     let found = if ack.duplicate { format!("at {}", ack.seq) } else { "stored anew".into() };
     let limit = format!("what it holds and is sent again is found at its place, {}", held.seq);
     scene.claim(limit, found, ack.duplicate && ack.seq == held.seq);
     let gone = missing.last().context("nothing was said after the backup")?;
-    let ack = scene.say_again(gone).await?;
+    let ack = scene.say_again(gone, body.clone()).await?;
     let found = if ack.duplicate { "it was there".into() } else { format!("stored at {}", ack.seq) };
     scene.claim("what it does not hold and is sent again is stored", found, !ack.duplicate);
     // Now it is promised again, and looked for at the end.
-    scene.crowd.journal.acknowledged(&gone.sender, &gone.conv, &ack, gone.body.clone());
+    scene.crowd.journal.acknowledged(&gone.sender, &gone.conv, &ack, &body);
     Ok(())
 }

@@ -1,18 +1,20 @@
 //! The place of a drill while it runs: servers, relays, the edge and the crowd, and what was done to them when.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::{
     crowd::Crowd,
     outcome::Judged,
-    stage::{ACCESS_LOG, Endpoint, Home, NAME, Stage},
+    stage::{ACCESS_LOG, Endpoint, Home, LISTENER, NAME, Stage},
 };
 use crate::{
     edge::Edge,
@@ -21,7 +23,7 @@ use crate::{
         mmdb::{self, Layout, Row},
         raise_open_files, reserve_port,
     },
-    im::{Acknowledged, Diary, Door, Happening, Journal, Phone, Secret, SendAck, Server, Session},
+    im::{Diary, Door, Happening, Journal, Phone, Promise, Secret, SendAck, Server, Session},
     output,
 };
 
@@ -90,6 +92,10 @@ impl<'a> Scene<'a> {
         let dns = if stage.by_name { Some(start_dns(&nodes).await?) } else { None };
         workspace.write(DATABASE, database(stage.cast.homes.iter().map(Home::row))?)?;
         let mut configuration = stage.configuration(&endpoints(stage, &nodes));
+        if stage.fixed_port {
+            let fixed = LISTENER.replace(":0", &format!(":{}", reserve_port()?));
+            configuration = configuration.replace(LISTENER, &fixed);
+        }
         if let Some(dns) = &dns {
             configuration += &format!(
                 "\n[dns]\nresolvers = [\"{}\"]\nmin-ttl = \"200ms\"\nmax-ttl = \"1s\"\ntimeout = \"500ms\"\n",
@@ -203,6 +209,21 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// Kills the edge, as a crash would.
+    pub(super) fn kill_edge(&mut self) -> Result<()> {
+        self.edge.process.kill()?;
+        // The line that it was about to write is none.
+        let log = fs::read_to_string(self.access_log()).context("the edge has an access log")?;
+        let whole = log.rfind('\n').map_or("", |end| &log[..=end]);
+        fs::write(self.access_log(), whole).context("the access log cannot be cut")
+    }
+
+    /// Starts the edge again, where it was.
+    pub(super) async fn start_edge_again(&mut self) -> Result<()> {
+        self.edge = Edge::start(self.workspace, self.edge.file.clone()).await?;
+        self.edge.ready().await
+    }
+
     pub(super) async fn until_up(&self, name: &str) -> Result<()> {
         self.until_standing(name, |up| up > 0.5).await
     }
@@ -257,18 +278,20 @@ impl<'a> Scene<'a> {
         // Somebody else's journal and diary: newcomers are no part of what is measured.
         let user = format!("newcomer-{}", self.newcomers);
         let mut phone = Phone::new(&user, door, &self.secret, &Journal::default()).telling(&Diary::default());
-        let node = phone.online(SOON).await.context("a newcomer does not get in")?.node().to_owned();
+        phone.online(SOON).await.context("a newcomer does not get in")?;
+        let node = phone.node().context("a newcomer has just got in")?.to_owned();
         phone.leave().await?;
         Ok(node)
     }
 
-    /// Somebody sends again, through the edge and with another device, what was acknowledged before.
-    pub(super) async fn say_again(&self, said: &Acknowledged) -> Result<SendAck> {
+    /// Somebody sends again, through the edge and with another device, what was acknowledged before: under its id, and
+    /// with another body, which counts only where the message is not stored.
+    pub(super) async fn say_again(&self, said: &Promise, body: Bytes) -> Result<SendAck> {
         let mut door = Door::new(self.edge.listener("im")?);
         door.announced = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
         let token = self.secret.token(&said.sender, SOON);
-        let mut session = Session::open(&door, token, "again").await?;
-        let ack = session.send(&said.conv, said.id.clone(), said.body.clone()).await?;
+        let mut session = Session::open(&door, token, "again", None).await?;
+        let ack = session.send(&said.conv, Bytes::copy_from_slice(&said.id), body).await?;
         session.leave().await?;
         Ok(ack)
     }

@@ -105,6 +105,8 @@ pub(super) struct Stage {
     pub(super) server_arguments: &'static [&'static str],
     /// One name for all servers, on one port of several addresses, instead of their addresses.
     pub(super) by_name: bool,
+    /// The edge listens where it did when it is started again.
+    pub(super) fixed_port: bool,
 }
 
 /// The name of all servers where they have one.
@@ -119,6 +121,7 @@ impl Default for Stage {
             tables: String::new(),
             server_arguments: &[],
             by_name: false,
+            fixed_port: false,
         }
     }
 }
@@ -159,6 +162,9 @@ proxy-protocol = true
 path-prefix = "/ws"
 cluster = "im"
 "#;
+
+/// Where people find the edge: any free port.
+pub(super) const LISTENER: &str = "[listeners.im]\nbind = [\"127.0.0.1:0\"]";
 
 const CLUSTER: &str = r#"
 [clusters.im]

@@ -16,6 +16,13 @@ pub fn raise_open_files(needed: u64) -> Result<()> {
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")
 }
 
+/// How many files this process may open when its limit is [raised](raise_open_files).
+#[must_use]
+pub fn open_files() -> usize {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    hard.map_or(usize::MAX, |hard| usize::try_from(hard).unwrap_or(usize::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

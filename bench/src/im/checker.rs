@@ -10,11 +10,10 @@ mod problem;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backend::frame::Msg;
-use bytes::Bytes;
 
 use super::{
     Journal,
-    journal::{Acknowledged, Asked, Entries, Pushed},
+    journal::{Acknowledged, Entries, Print, Seen},
 };
 pub use problem::{Broken, Problem};
 
@@ -22,7 +21,7 @@ pub use problem::{Broken, Problem};
 pub type Histories = BTreeMap<String, Vec<Msg>>;
 
 /// What was found to be right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Verdict {
     pub conversations: usize,
     /// Messages in the histories.
@@ -35,6 +34,20 @@ pub struct Verdict {
     pub synced: usize,
 }
 
+impl Verdict {
+    /// That of both together, of which no conversation is in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            conversations: self.conversations + other.conversations,
+            stored: self.stored + other.stored,
+            acknowledged: self.acknowledged + other.acknowledged,
+            pushed: self.pushed + other.pushed,
+            synced: self.synced + other.synced,
+        }
+    }
+}
+
 /// Checks one conversation, whatever the journal has of others.
 ///
 /// `history` is what a client got by asking for the whole conversation after all was said.
@@ -42,7 +55,11 @@ pub struct Verdict {
 /// # Errors
 /// When any of what the [module](self) says does not hold.
 pub fn check(conv: &str, history: &[Msg], journal: &Journal) -> Result<Verdict, Broken> {
-    judge(&Histories::from([(conv.to_owned(), history.to_vec())]), &journal.entries().of(conv))
+    let entries = journal.entries();
+    let nothing = Seen::default();
+    let seen = entries.of(conv).unwrap_or(&nothing);
+    let problems = problems_of(conv, history, seen, &entries);
+    if problems.is_empty() { Ok(verdict(history, seen)) } else { Err(Broken { problems }) }
 }
 
 /// Checks many conversations at once, and that nothing went from one into another.
@@ -50,53 +67,56 @@ pub fn check(conv: &str, history: &[Msg], journal: &Journal) -> Result<Verdict, 
 /// # Errors
 /// When any of what the [module](self) says does not hold, or the journal knows a conversation without a history.
 pub fn check_all(histories: &Histories, journal: &Journal) -> Result<Verdict, Broken> {
-    judge(histories, &journal.entries())
+    let mut all = Verdict::default();
+    let mut problems = Vec::new();
+    let unknown: Vec<String> = journal.entries().conversations().map(ToString::to_string).collect();
+    let unknown = unknown.iter().filter(|conv| !histories.contains_key(*conv)).map(|conv| (conv, &[][..]));
+    let known = histories.iter().map(|(conv, history)| (conv, &history[..]));
+    for (conv, history) in known.chain(unknown) {
+        match check(conv, history, journal) {
+            Ok(verdict) => all = all.and(verdict),
+            Err(broken) => problems.extend(broken.problems),
+        }
+    }
+    if problems.is_empty() { Ok(all) } else { Err(Broken { problems }) }
 }
 
-fn judge(histories: &Histories, seen: &Entries) -> Result<Verdict, Broken> {
-    let stored = Stored::new(histories);
-    let said_in: HashMap<Key<'_>, &str> = seen.acknowledged.iter().map(|said| (said.key(), &*said.conv)).collect();
-    let mut problems = Vec::new();
-    for (conv, history) in histories {
-        problems.extend(problems_of_history(conv, history, &said_in));
-    }
-    problems.extend(seen.acknowledged.iter().filter_map(|promise| stored.problem_of_promise(promise)));
-    problems.extend(seen.pushed.iter().filter_map(|push| stored.problem_of_push(push)));
-    problems.extend(seen.synced.iter().filter_map(|(asked, got)| problem_of_sync(histories, asked, got)));
-    if !problems.is_empty() {
-        return Err(Broken { problems });
-    }
-    Ok(Verdict {
-        conversations: histories.len(),
-        stored: histories.values().map(Vec::len).sum(),
+fn verdict(history: &[Msg], seen: &Seen) -> Verdict {
+    Verdict {
+        conversations: 1,
+        stored: history.len(),
         acknowledged: seen.acknowledged.len(),
-        pushed: seen.pushed.len(),
+        pushed: seen.pushed.values().flatten().map(|push| push.times).sum(),
         synced: seen.synced.len(),
-    })
+    }
+}
+
+fn problems_of(conv: &str, history: &[Msg], seen: &Seen, entries: &Entries) -> Vec<Problem> {
+    let mut problems = problems_of_history(conv, history, entries);
+    let by_key: HashMap<Key<'_>, &Msg> = history.iter().map(|message| (key(message), message)).collect();
+    problems.extend(seen.acknowledged.iter().filter_map(|promise| problem_of_promise(conv, promise, &by_key)));
+    problems.extend(problems_of_pushes(conv, history, seen));
+    let stored: Vec<(u64, Print)> = history.iter().map(|message| (message.seq, Print::of_message(message))).collect();
+    problems.extend(seen.synced.iter().filter_map(|(receiver, got)| problem_of_sync(conv, receiver, got, &stored)));
+    problems
 }
 
 /// What a client knows a message by.
-type Key<'a> = (&'a str, &'a Bytes);
-
-impl Acknowledged {
-    fn key(&self) -> Key<'_> {
-        (&self.sender, &self.id)
-    }
-}
+type Key<'a> = (&'a str, &'a [u8]);
 
 fn key(message: &Msg) -> Key<'_> {
     (&message.sender, &message.client_msg_id)
 }
 
 /// What is wrong with a history in itself, and with where its messages were said.
-fn problems_of_history(conv: &str, history: &[Msg], said_in: &HashMap<Key<'_>, &str>) -> Vec<Problem> {
+fn problems_of_history(conv: &str, history: &[Msg], entries: &Entries) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     let mut last = 0;
     for message in history {
         let (seq, sender) = (message.seq, &message.sender);
         let conv = conv.to_owned();
-        let said = said_in.get(&key(message)).copied().unwrap_or(&conv);
+        let said = entries.said_in(message).unwrap_or(&conv);
         if let Some(from) = [&*message.conv, said].into_iter().find(|from| *from != conv) {
             problems.push(Problem::Leaked { from: from.into(), into: conv.clone(), seq, sender: sender.clone() });
         }
@@ -116,49 +136,38 @@ fn problems_of_history(conv: &str, history: &[Msg], said_in: &HashMap<Key<'_>, &
     problems
 }
 
-/// The histories, by what clients know of a message.
-struct Stored<'a> {
-    by_key: HashMap<(&'a str, Key<'a>), &'a Msg>,
-    by_seq: HashMap<(&'a str, u64), &'a Msg>,
+fn problem_of_promise(conv: &str, promise: &Acknowledged, by_key: &HashMap<Key<'_>, &Msg>) -> Option<Problem> {
+    let (conv, sender, seq) = (conv.to_owned(), promise.sender.to_string(), promise.seq);
+    match by_key.get(&(&*promise.sender, &*promise.id)) {
+        None => Some(Problem::Lost { conv, seq, sender }),
+        Some(stored) if stored.seq != seq => Some(Problem::Moved { conv, seq, sender, stored: stored.seq }),
+        Some(stored) if Print::of_body(&stored.body) != promise.body => Some(Problem::Changed { conv, seq, sender }),
+        Some(_) => None,
+    }
 }
 
-impl<'a> Stored<'a> {
-    fn new(histories: &'a Histories) -> Self {
-        let all = || histories.iter().flat_map(|(conv, history)| history.iter().map(move |message| (&**conv, message)));
-        Self {
-            by_key: all().map(|(conv, message)| ((conv, key(message)), message)).collect(),
-            by_seq: all().map(|(conv, message)| ((conv, message.seq), message)).collect(),
-        }
+fn problems_of_pushes(conv: &str, history: &[Msg], seen: &Seen) -> Vec<Problem> {
+    let intruders = seen.receivers.iter().filter(|(receiver, _)| !is_member(conv, receiver));
+    let mut problems: Vec<Problem> = intruders
+        .map(|(receiver, seq)| Problem::Intruded { conv: conv.into(), seq: *seq, user: receiver.to_string() })
+        .collect();
+    let by_seq: HashMap<u64, &Msg> = history.iter().map(|message| (message.seq, message)).collect();
+    for (seq, versions) in &seen.pushed {
+        let stored = by_seq.get(seq).map(|message| Print::of_message(message));
+        problems.extend(versions.iter().filter(|version| Some(version.message) != stored).map(|version| {
+            let (sender, receiver) = (version.sender.to_string(), version.receiver.to_string());
+            Problem::Mispushed { conv: conv.into(), seq: *seq, sender, receiver }
+        }));
     }
-
-    fn problem_of_promise(&self, promise: &Acknowledged) -> Option<Problem> {
-        let Acknowledged { conv, sender, seq, .. } = promise.clone();
-        match self.by_key.get(&(&*promise.conv, promise.key())) {
-            None => Some(Problem::Lost { conv, seq, sender }),
-            Some(stored) if stored.seq != seq => Some(Problem::Moved { conv, seq, sender, stored: stored.seq }),
-            Some(stored) if stored.body != promise.body => Some(Problem::Changed { conv, seq, sender }),
-            Some(_) => None,
-        }
-    }
-
-    fn problem_of_push(&self, push: &Pushed) -> Option<Problem> {
-        let (receiver, message) = (&push.receiver, &push.message);
-        let (conv, seq) = (message.conv.clone(), message.seq);
-        if !is_member(&conv, receiver) {
-            return Some(Problem::Intruded { conv, seq, user: receiver.clone() });
-        }
-        let same = self.by_seq.get(&(&*message.conv, seq)) == Some(&message);
-        (!same).then(|| Problem::Mispushed { conv, seq, sender: message.sender.clone(), receiver: receiver.clone() })
-    }
+    problems
 }
 
 /// The first place where what somebody got by asking is not the history.
-fn problem_of_sync(histories: &Histories, asked: &Asked, got: &[Msg]) -> Option<Problem> {
-    let history = histories.get(&asked.conv).map_or(&[][..], Vec::as_slice);
-    let place = (0..history.len().max(got.len())).find(|&place| history.get(place) != got.get(place))?;
-    let Asked { conv, receiver } = asked.clone();
-    let seq = history.get(place).or_else(|| got.get(place)).map_or(0, |message| message.seq);
-    Some(Problem::Missynced { conv, seq, receiver, got: got.len(), stored: history.len() })
+fn problem_of_sync(conv: &str, receiver: &str, got: &[(u64, Print)], stored: &[(u64, Print)]) -> Option<Problem> {
+    let place = (0..stored.len().max(got.len())).find(|&place| stored.get(place) != got.get(place))?;
+    let seq = stored.get(place).or_else(|| got.get(place)).map_or(0, |(seq, _)| *seq);
+    let (conv, receiver) = (conv.to_owned(), receiver.to_owned());
+    Some(Problem::Missynced { conv, seq, receiver, got: got.len(), stored: stored.len() })
 }
 
 /// Whether a conversation's name lets somebody in (docs/protocol.md, section 4). A name that is none lets nobody in.
@@ -193,12 +202,12 @@ mod tests {
                 let (sender, receiver) = if seq % 2 == 0 { ("alice", "bob") } else { ("bob", "alice") };
                 let message = message(conv, seq, sender);
                 let ack = SendAck { seq, client_msg_id: message.client_msg_id.clone(), ..SendAck::default() };
-                journal.acknowledged(sender, conv, &ack, Bytes::new());
-                journal.pushed(receiver, message.clone());
+                journal.acknowledged(sender, conv, &ack, b"");
+                journal.pushed(receiver, &message);
                 histories.entry(conv.into()).or_default().push(message);
             }
             for receiver in ["alice", "bob"] {
-                journal.synced(receiver, conv, histories[conv].clone());
+                journal.synced(receiver, conv, &histories[conv]);
             }
         }
         (histories, journal)
@@ -270,7 +279,7 @@ mod tests {
         check_problem(into_another, "message 7 of alice in room:a was said in dm:alice:bob");
         let foreign = |histories: &mut Histories, _: &Journal| history(histories, ROOM)[1].conv = "room:b".into();
         check_problem(foreign, "message 2 of alice in room:a was said in room:b");
-        let overheard = |_: &mut Histories, journal: &Journal| journal.pushed("mallory", message(PAIR, 1, "bob"));
+        let overheard = |_: &mut Histories, journal: &Journal| journal.pushed("mallory", &message(PAIR, 1, "bob"));
         check_problem(overheard, "mallory is not in dm:alice:bob and has to do with message 1");
         let intruder = |histories: &mut Histories, _: &Journal| history(histories, PAIR)[0].sender = "mallory".into();
         check_problem(intruder, "mallory is not in dm:alice:bob and has to do with message 1");
@@ -286,8 +295,7 @@ mod tests {
     #[test]
     fn a_receiver_who_got_less_or_another_order_is_named() {
         let less = |_: &mut Histories, journal: &Journal| {
-            let part = run().0[ROOM][..2].to_vec();
-            journal.synced("bob", ROOM, part);
+            journal.synced("bob", ROOM, &run().0[ROOM][..2]);
         };
         check_problem(less, "bob got 2 messages of room:a by asking, 6 are stored: they differ at message 3");
     }

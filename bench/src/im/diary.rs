@@ -126,7 +126,9 @@ mod tests {
         let since = diary.since("alice").unwrap();
         diary.broke("alice", &SessionError::Closed { code: Some(1012) });
         assert_eq!((diary.online(), diary.since("alice")), (1, None));
-        diary.not_logged_in("alice", &SessionError::LoginRefused { code: backend::frame::LoginCode::TryLater });
+        let refused =
+            SessionError::LoginRefused { code: backend::frame::LoginCode::TryLater, retry_after: Duration::ZERO };
+        diary.not_logged_in("alice", &refused);
         diary.logged_in("alice", "im-2", Duration::ZERO);
         assert!(diary.since("alice").unwrap() >= since);
         assert_eq!(diary.at("im-1"), ["bob"]);

@@ -1,73 +1,24 @@
-//! One login on one connection, over WebSocket with binary frames.
+//! One login on one connection.
 
 use std::{
-    collections::VecDeque,
+    future::poll_fn,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
+    task::{Poll, ready},
     time::Duration,
 };
 
 use backend::frame::{
-    Bye, Frame, FrameError, LoginCode, LoginOk, Msg, Ping, RefusalCode, SUBPROTOCOL, Send, SendAck, Sync,
+    self, Bye, Frame, FrameError, Login, LoginCode, LoginOk, Msg, Ping, RefusalCode, Resume, SendAck, Sync,
 };
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use socket2::SockRef;
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream},
-    time::{Instant, timeout, timeout_at},
-};
-use tokio_websockets::{Message, WebSocketStream};
+use http::StatusCode;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::harness::{proxy_header, ws};
+use super::{door::Door, wire::Wire};
 
-/// How long a server may take to answer unless the door says otherwise.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages asked for in one page: the protocol's most.
-const PAGE: u32 = 500;
-/// Pushes kept until somebody asks for them; older ones are forgotten, `SYNC` has them.
-const KEPT_PUSHES: usize = 10_000;
-
-/// Where a client connects and how it gets in.
-#[derive(Debug, Clone)]
-pub struct Door {
-    pub address: SocketAddr,
-    /// The `Host` of the upgrade.
-    pub host: String,
-    pub path: String,
-    /// The address that the client announces by PROXY protocol v2, as if a proxy in front had seen it.
-    pub announced: Option<SocketAddr>,
-    /// The address that it connects from, such as 127.0.1.7; the kernel's choice unless set.
-    pub from: Option<IpAddr>,
-    /// How long a server may take to answer.
-    pub patience: Duration,
-    /// Bytes of the kernel's receive buffer, for a client that is to be a slow reader; the kernel's choice unless set.
-    pub receive_buffer: Option<u32>,
-}
-
-impl Door {
-    /// A server or edge that is entered directly, on the protocol's own path.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        let host = address.to_string();
-        Self {
-            address,
-            host,
-            path: "/ws".into(),
-            announced: None,
-            from: None,
-            patience: PATIENCE,
-            receive_buffer: None,
-        }
-    }
-
-    /// The same door for a client from elsewhere.
-    #[must_use]
-    pub fn announcing(self, client: SocketAddr) -> Self {
-        Self { announced: Some(client), ..self }
-    }
-}
+pub(super) const PAGE: u32 = 500;
 
 /// Why a session did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -78,16 +29,19 @@ pub enum SessionError {
         #[source]
         cause: io::Error,
     },
-    #[error("no WebSocket at {address}: {cause:#}")]
-    NotUpgraded { address: SocketAddr, cause: anyhow::Error },
+    /// The upgrade was answered with a no, by the server or by an edge before it.
+    #[error("no WebSocket at {address}: {status}")]
+    TurnedAway { address: SocketAddr, status: StatusCode, retry_after: Option<Duration> },
     #[error("login refused: {code:?}")]
-    LoginRefused { code: LoginCode },
+    LoginRefused { code: LoginCode, retry_after: Duration },
     #[error("refused: {code:?}, again in {retry_after:?}")]
     Refused { code: RefusalCode, retry_after: Duration },
+    #[error("the same device logged in elsewhere")]
+    Kicked,
     #[error("the server closed the session with {code:?}")]
     Closed { code: Option<u16> },
     #[error("the connection broke")]
-    Broken(#[from] tokio_websockets::Error),
+    Broken(#[source] Box<dyn std::error::Error + Send + std::marker::Sync>),
     #[error("the server was silent for {waited:?}")]
     Silent { waited: Duration },
     #[error("the server broke the protocol: {what}")]
@@ -100,62 +54,81 @@ impl From<FrameError> for SessionError {
     }
 }
 
+impl From<io::Error> for SessionError {
+    fn from(cause: io::Error) -> Self {
+        Self::Broken(Box::new(cause))
+    }
+}
+
+impl From<tokio_websockets::Error> for SessionError {
+    fn from(cause: tokio_websockets::Error) -> Self {
+        Self::Broken(Box::new(cause))
+    }
+}
+
 impl SessionError {
-    /// Whether the same thing may work on another connection. A refusal for good stays one.
+    /// Whether the same thing may work on another connection: what docs/protocol.md, section 7, has in its column
+    /// "client". A refusal for good stays one.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::LoginRefused { code } => *code == LoginCode::TryLater,
-            Self::Refused { code, .. } => matches!(code, RefusalCode::NotStored | RefusalCode::Busy),
-            Self::Protocol { .. } => false,
-            Self::Unreachable { .. }
-            | Self::NotUpgraded { .. }
-            | Self::Closed { .. }
-            | Self::Broken(_)
-            | Self::Silent { .. } => true,
+            Self::LoginRefused { code, retry_after } => *code == LoginCode::TryLater || !retry_after.is_zero(),
+            Self::Refused { retry_after, .. } => !retry_after.is_zero(),
+            Self::TurnedAway { status, .. } => {
+                !status.is_client_error()
+                    || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+            }
+            Self::Closed { code: Some(1002 | 1003 | 1007 | 1008 | 1009 | 4002 | 4008) }
+            | Self::Kicked
+            | Self::Protocol { .. } => false,
+            Self::Unreachable { .. } | Self::Closed { .. } | Self::Broken(_) | Self::Silent { .. } => true,
         }
     }
 
     /// Whether somebody said no, as opposed to nobody having been there to say anything.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::TurnedAway { .. } | Self::LoginRefused { .. } | Self::Refused { .. })
+    }
+
+    /// How long whoever said no wants to be left alone; nothing if it did not say.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
         match self {
-            Self::NotUpgraded { cause, .. } => ws::refusal(cause).is_some(),
-            Self::LoginRefused { .. } | Self::Refused { .. } => true,
-            _ => false,
+            Self::TurnedAway { retry_after, .. } => retry_after.unwrap_or_default(),
+            Self::LoginRefused { retry_after, .. } | Self::Refused { retry_after, .. } => *retry_after,
+            _ => Duration::ZERO,
         }
     }
 }
 
-/// A session. It reads only while it waits for something; pushes that come meanwhile are kept.
+/// A session. It reads and writes only while [`next`](Self::next) waits.
 #[derive(Debug)]
 pub struct Session {
-    socket: WebSocketStream<TcpStream>,
+    wire: Wire,
     welcome: LoginOk,
-    pushes: VecDeque<Msg>,
     patience: Duration,
 }
 
 impl Session {
-    /// Connects, upgrades and logs in.
+    /// Connects and logs in, continuing the session named by `resume` if the server still knows it.
     ///
     /// # Errors
     /// When any of it fails, or takes longer than the door's patience.
-    pub async fn open(door: &Door, token: String, device: &str) -> Result<Self, SessionError> {
-        let (address, waited) = (door.address, door.patience);
+    pub async fn open(door: &Door, token: String, device: &str, resume: Option<String>) -> Result<Self, SessionError> {
+        let waited = door.patience;
         let silent = |_elapsed| SessionError::Silent { waited };
-        let stream = timeout(waited, reach(door)).await.map_err(silent)?;
-        let stream = stream.map_err(|cause| SessionError::Unreachable { address, cause })?;
-        let protocol = [("sec-websocket-protocol", SUBPROTOCOL)];
-        let socket = timeout(waited, ws::connect_over(stream, &door.host, &door.path, &protocol)).await;
-        let socket = socket.map_err(silent)?.map_err(|cause| SessionError::NotUpgraded { address, cause })?;
-        let mut session = Self { socket, welcome: LoginOk::default(), pushes: VecDeque::new(), patience: waited };
-        let login = backend::frame::Login { token, device_id: device.into(), resume: None, caps: Vec::new() };
-        session.say(&Frame::Login(login)).await?;
+        let wire = timeout(waited, Wire::open(door)).await.map_err(silent)??;
+        let mut session = Self { wire, welcome: LoginOk::default(), patience: waited };
+        let resume = resume.map(|session_id| Resume { session_id, last_push: 0 });
+        session.say(&Frame::Login(Login { token, device_id: device.into(), resume, caps: Vec::new() }));
         session.welcome = session
             .answer(|frame| match frame {
                 Frame::LoginOk(welcome) => Some(Ok(welcome)),
-                Frame::LoginErr(refusal) => Some(Err(SessionError::LoginRefused { code: refusal.code() })),
+                Frame::LoginErr(refusal) => Some(Err(SessionError::LoginRefused {
+                    code: refusal.code(),
+                    retry_after: millis(refusal.retry_after_ms),
+                })),
                 _ => None,
             })
             .await?;
@@ -174,19 +147,58 @@ impl Session {
         Duration::from_millis(self.welcome.server_time)
     }
 
-    /// The id that the server gave the session.
+    /// The id that the server gave the session, to resume it by.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.welcome.session_id
     }
 
-    /// Sends a message and waits until it is stored.
+    /// Whether it goes on where the resumed one ended.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.welcome.resumed
+    }
+
+    /// After how long a silence of its own the client has to send `PING`.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.welcome.heartbeat_s.max(1).into())
+    }
+
+    /// Has this sent, as soon as somebody waits for what comes [`next`](Self::next).
+    pub fn say(&mut self, frame: &Frame) {
+        self.wire.say(frame);
+    }
+
+    /// The next frame; meanwhile everything is sent that was said. Frames of a later version of the protocol are passed
+    /// over. Nothing is lost when the wait is given up.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn next(&mut self) -> Result<Frame, SessionError> {
+        poll_fn(|cx| {
+            loop {
+                match Frame::from_bytes(ready!(self.wire.poll_hear(cx))?)? {
+                    // Over TCP, where the stream itself cannot say it.
+                    Some(Frame::Close(close)) => {
+                        return Poll::Ready(Err(SessionError::Closed { code: u16::try_from(close.code).ok() }));
+                    }
+                    Some(frame) => return Poll::Ready(Ok(frame)),
+                    None => {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// Says one message and waits until it is stored. Everything else that comes is passed over: for who does nothing
+    /// else.
     ///
     /// # Errors
     /// When it is not known to be stored. To be safe send it again under the same id.
     pub async fn send(&mut self, conv: &str, id: Bytes, body: Bytes) -> Result<SendAck, SessionError> {
-        let send = Send { conv: conv.into(), client_msg_id: id.clone(), kind: 0, body, sent_at: 0 };
-        self.say(&Frame::Send(send)).await?;
+        let send = frame::Send { conv: conv.into(), client_msg_id: id.clone(), kind: 0, body, sent_at: 0 };
+        self.say(&Frame::Send(send));
         self.answer(|frame| match frame {
             Frame::SendAck(ack) if ack.client_msg_id == id && ack.conv != conv => Some(Err(SessionError::Protocol {
                 what: format!("what was said in {conv} is acknowledged in {}", ack.conv),
@@ -200,14 +212,25 @@ impl Session {
         .await
     }
 
-    /// The whole history of a conversation after `seq`, page by page.
+    /// A heartbeat and its answer: the session is alive on both sides. Everything else that comes is passed over.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn ping(&mut self) -> Result<(), SessionError> {
+        let t = fastrand::u64(..);
+        self.say(&Frame::Ping(Ping { t }));
+        self.answer(|frame| matches!(frame, Frame::Pong(pong) if pong.t == t).then_some(Ok(()))).await
+    }
+
+    /// The whole history of a conversation after `seq`, page by page. Everything else that comes is passed over: for
+    /// who asks and does nothing else.
     ///
     /// # Errors
     /// When a page is refused or does not come.
     pub async fn history(&mut self, conv: &str, mut after_seq: u64) -> Result<Vec<Msg>, SessionError> {
         let mut history = Vec::new();
         loop {
-            self.say(&Frame::Sync(Sync { conv: conv.into(), after_seq, limit: PAGE })).await?;
+            self.say(&Frame::Sync(Sync { conv: conv.into(), after_seq, limit: PAGE }));
             let page = self
                 .answer(|frame| match frame {
                     Frame::SyncPage(page) if page.conv == conv => Some(Ok(page)),
@@ -222,68 +245,29 @@ impl Session {
             if !page.more {
                 return Ok(history);
             }
-            if page.next_seq <= after_seq {
-                return Err(SessionError::Protocol {
-                    what: format!("page after {after_seq} leads to {}", page.next_seq),
-                });
-            }
-            after_seq = page.next_seq;
+            after_seq = further(after_seq, page.next_seq)?;
         }
     }
 
-    /// A heartbeat and its answer: the session is alive on both sides.
+    /// Says goodbye and waits until the server has closed.
     ///
     /// # Errors
-    /// When it is not.
-    pub async fn ping(&mut self) -> Result<(), SessionError> {
-        let t = fastrand::u64(..);
-        self.say(&Frame::Ping(Ping { t })).await?;
-        self.answer(|frame| matches!(frame, Frame::Pong(pong) if pong.t == t).then_some(Ok(()))).await
-    }
-
-    /// The next push, one that was kept first; `None` when none came in time.
-    ///
-    /// # Errors
-    /// When the session is over.
-    pub async fn next_push(&mut self, within: Duration) -> Result<Option<Msg>, SessionError> {
-        let deadline = Instant::now() + within;
-        while self.pushes.is_empty() {
-            match timeout_at(deadline, self.hear()).await {
-                Ok(Ok(Some(Frame::Msg(push)))) => self.keep(push),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_elapsed) => return Ok(None),
-            }
-        }
-        Ok(self.pushes.pop_front())
-    }
-
-    /// Says goodbye and waits for the server's Close.
-    ///
-    /// # Errors
-    /// When the session ends in any other way than with 1000.
+    /// When the session ends in another way.
     pub async fn leave(mut self) -> Result<(), SessionError> {
-        self.say(&Frame::Bye(Bye {})).await?;
+        self.say(&Frame::Bye(Bye {}));
         match self.answer(|_| None::<Result<(), SessionError>>).await {
-            Err(SessionError::Closed { code: Some(1000) }) => Ok(()),
+            // Over TCP there is no code: the end of the stream is the answer.
+            Ok(()) | Err(SessionError::Closed { code: Some(1000) | None }) => Ok(()),
             Err(error) => Err(error),
-            Ok(()) => Ok(()),
         }
     }
 
-    /// Ends the connection with a reset, without a word.
-    pub fn break_off(self) {
-        // A connection that is gone already is what was wanted.
-        _ = SockRef::from(self.socket.get_ref()).set_linger(Some(Duration::ZERO));
+    /// Has the connection end with a reset, without a word, when the session is dropped.
+    pub fn break_off(&self) {
+        self.wire.end_with_reset();
     }
 
-    async fn say(&mut self, frame: &Frame) -> Result<(), SessionError> {
-        let waited = self.patience;
-        let said = timeout(waited, self.socket.send(Message::binary(frame.to_bytes()))).await;
-        Ok(said.map_err(|_elapsed| SessionError::Silent { waited })??)
-    }
-
-    /// Waits for the frame that `wanted` picks. Pushes are kept, everything else is passed over.
+    /// Waits for the frame that `wanted` picks. Everything else is passed over.
     async fn answer<T>(
         &mut self,
         mut wanted: impl FnMut(Frame) -> Option<Result<T, SessionError>>,
@@ -291,57 +275,98 @@ impl Session {
         let waited = self.patience;
         let deadline = Instant::now() + waited;
         loop {
-            let heard = timeout_at(deadline, self.hear()).await;
-            match heard.map_err(|_elapsed| SessionError::Silent { waited })?? {
-                Some(Frame::Msg(push)) => self.keep(push),
-                Some(frame) => {
-                    if let Some(outcome) = wanted(frame) {
-                        return outcome;
-                    }
-                }
-                None => {}
+            let heard = timeout_at(deadline, self.next()).await;
+            let frame = heard.map_err(|_elapsed| SessionError::Silent { waited })??;
+            if let Some(outcome) = wanted(frame) {
+                return outcome;
             }
         }
-    }
-
-    /// The next frame; `None` for one of a later version of the protocol.
-    async fn hear(&mut self) -> Result<Option<Frame>, SessionError> {
-        loop {
-            let Some(message) = self.socket.next().await else { return Err(SessionError::Closed { code: None }) };
-            let message = message?;
-            if let Some((code, _)) = message.as_close() {
-                return Err(SessionError::Closed { code: Some(code.into()) });
-            }
-            if message.is_binary() {
-                return Ok(Frame::from_bytes(message.into_payload().into())?);
-            }
-        }
-    }
-
-    fn keep(&mut self, push: Msg) {
-        if self.pushes.len() == KEPT_PUSHES {
-            self.pushes.pop_front();
-        }
-        self.pushes.push_back(push);
     }
 }
 
-async fn reach(door: &Door) -> io::Result<TcpStream> {
-    let socket = if door.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if let Some(from) = door.from {
-        socket.bind((from, 0).into())?;
+/// Where the page after this one begins: further on, or the pages never end.
+pub(super) fn further(after: u64, next: u64) -> Result<u64, SessionError> {
+    if next > after {
+        Ok(next)
+    } else {
+        Err(SessionError::Protocol { what: format!("the page after {after} leads to {next}") })
     }
-    if let Some(bytes) = door.receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
-    }
-    let mut stream = socket.connect(door.address).await?;
-    stream.set_nodelay(true)?;
-    if let Some(client) = door.announced {
-        stream.write_all(&proxy_header::v2(client, door.address)).await?;
-    }
-    Ok(stream)
 }
 
-fn millis(count: u32) -> Duration {
+pub(super) fn millis(count: u32) -> Duration {
     Duration::from_millis(count.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use backend::frame::Send;
+    use bytes::Bytes;
+    use tokio::{net::TcpListener, sync::watch};
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{
+            ServerConfig,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        },
+    };
+
+    use super::*;
+    use crate::{
+        harness::TestCa,
+        im::{Tls, Transport, stub::serve},
+    };
+
+    async fn talk(door: &Door) {
+        let mut session = Session::open(door, "token".into(), "phone", None).await.unwrap();
+        assert_eq!(session.node(), "stub");
+        let body = Bytes::from(vec![7; 60 * 1024]);
+        let send = Send { conv: "room:a".into(), client_msg_id: vec![1; 16].into(), body, ..Send::default() };
+        session.say(&Frame::Send(send));
+        let Frame::SendAck(ack) = session.next().await.unwrap() else { panic!("no acknowledgement") };
+        assert_eq!((ack.seq, &*ack.client_msg_id), (1, &[1; 16][..]));
+        session.leave().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn frames_travel_over_tcp_with_their_length_before_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = Door { transport: Transport::Tcp, ..Door::new(listener.local_addr().unwrap()) };
+        let server = async { serve(listener.accept().await.unwrap().0, watch::channel(false).1).await };
+        tokio::join!(server, talk(&door));
+    }
+
+    #[tokio::test]
+    async fn frames_travel_over_tls_from_a_server_with_the_right_name() {
+        let ca = TestCa::new().unwrap();
+        let issued = ca.issue(&["im.example.com"]).unwrap();
+        let chain = CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = |name: &'static str| {
+            Some(Tls { config: ca.client(&[]).unwrap(), name: ServerName::try_from(name).unwrap() })
+        };
+        let door = Door {
+            transport: Transport::Tcp,
+            tls: name("im.example.com"),
+            ..Door::new(listener.local_addr().unwrap())
+        };
+        let server = async {
+            while let Ok(stream) = acceptor.accept(listener.accept().await.unwrap().0).await {
+                serve(stream, watch::channel(false).1).await;
+            }
+        };
+        let client = async {
+            talk(&door).await;
+            let stranger = Door { tls: name("im.example.org"), ..door.clone() };
+            let error = Session::open(&stranger, "token".into(), "phone", None).await.unwrap_err();
+            assert!(matches!(error, SessionError::Unreachable { .. }), "{error}");
+        };
+        tokio::join!(server, client);
+    }
 }

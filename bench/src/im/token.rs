@@ -20,6 +20,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// One that servers have already.
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
 impl Secret {
     /// A fresh one of 48 letters and digits.
     #[must_use]

@@ -67,6 +67,23 @@ impl Drawing {
     }
 }
 
+/// The data of a path over time, a dash for each step: from, to and height. Steps without a value part it; one that stands
+/// alone is seen, too.
+pub(crate) fn dashes(steps: impl Iterator<Item = Option<(f64, f64, f64)>>) -> String {
+    let mut data = String::new();
+    let mut pen = 'M';
+    for step in steps {
+        let Some((from, to, y)) = step else {
+            pen = 'M';
+            continue;
+        };
+        // Writing to a string does not fail.
+        _ = write!(data, "{pen}{from:.1} {y:.1}H{to:.1}");
+        pen = 'L';
+    }
+    data
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

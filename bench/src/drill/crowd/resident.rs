@@ -61,7 +61,6 @@ impl Resident {
             if orders.broken_off != broken_off {
                 broken_off = orders.broken_off;
                 self.phone.break_off();
-                self.phone.rest().await;
             }
             if orders.deaf && self.obeys_deafness {
                 self.hear_nothing(&mut due).await;
