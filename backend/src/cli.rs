@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use backend::{Backend, Config, Limits, Pace, Stopped, duration, token::Verifier};
+use backend::{
+    Backend, Config, Limits, Pace, Stopped, duration,
+    token::{Signer, Verifier},
+};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -106,6 +109,9 @@ struct Run {
     /// For tests: serve /admin/fault, which makes things go wrong.
     #[arg(long)]
     faults: bool,
+    /// For demos: let everybody sign in under any name, with tokens that this server signs. Needs a secret.
+    #[arg(long)]
+    demo_login: bool,
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -126,7 +132,12 @@ fn fail(error: &anyhow::Error, exit: Exit) -> Exit {
 fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
     let filter = EnvFilter::try_new(&run.log).context("--log is no filter")?;
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(io::stderr).init();
-    let verifier = verifier(&run)?;
+    let (verifier, signer) = keys(&run)?;
+    let demo_login = if run.demo_login {
+        Some(signer.context("--demo-login signs tokens: give --jwt-secret-file or WARBLER_IM_JWT_SECRET")?)
+    } else {
+        None
+    };
     let config = Config {
         bind: run.bind,
         data: run.data,
@@ -142,20 +153,25 @@ fn configure(run: Run) -> anyhow::Result<(Config, Option<u16>)> {
         stop_deadline: run.stop_deadline,
         admin: run.admin,
         faults: run.faults,
+        demo_login,
     };
     Ok((config, run.threads))
 }
 
-fn verifier(run: &Run) -> anyhow::Result<Verifier> {
+/// What tokens are checked with, and what they could be signed with if there is a secret.
+fn keys(run: &Run) -> anyhow::Result<(Verifier, Option<Signer>)> {
     let mut verifier = Verifier::default();
+    let mut signer = None;
     if let Some(file) = &run.jwt_secret_file {
         let secret = fs::read(file).with_context(|| format!("secret file {} cannot be read", file.display()))?;
         let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         verifier = verifier.with_secret(secret).with_context(|| format!("secret file {}", file.display()))?;
+        signer = Some(Signer::new(secret));
     }
     if let Some(Secret(secret)) = &run.jwt_secret {
         verifier = verifier.with_secret(secret.as_bytes()).context("the JWT secret")?;
+        signer = Some(Signer::new(secret.as_bytes()));
     }
     for file in &run.jwt_public_key_file {
         let pem = fs::read_to_string(file).with_context(|| format!("key file {} cannot be read", file.display()))?;
@@ -165,7 +181,7 @@ fn verifier(run: &Run) -> anyhow::Result<Verifier> {
         verifier.has_keys(),
         "nobody could log in: give --jwt-secret-file, --jwt-public-key-file, or WARBLER_IM_JWT_SECRET"
     );
-    Ok(verifier)
+    Ok((verifier, signer))
 }
 
 fn serve(config: Config, threads: Option<u16>) -> anyhow::Result<Exit> {

@@ -4,6 +4,7 @@
 
 mod crash;
 mod drain;
+mod groups;
 mod http;
 mod limits;
 mod login;
