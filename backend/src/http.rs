@@ -20,6 +20,7 @@ use crate::{metrics, server::Server, upgrade};
 
 mod admin;
 mod api;
+mod chat;
 mod demo_login;
 mod groups;
 
@@ -106,6 +107,7 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>, peer: SocketAdd
         "/admin/fault" if server.config.faults && request.method() == Method::POST => {
             admin::fault(server, request).await
         }
+        _ if path == "/chat" || path.starts_with("/chat/") => chat::answer(&request),
         "/api/v1/demo-login" => demo_login::answer(server, request).await,
         _ if groups::is_at(path) => groups::answer(server, request).await,
         "/ws" => not_allowed("GET"),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper has to fail its test")]
 
+mod chat;
 mod crash;
 mod drain;
 mod groups;

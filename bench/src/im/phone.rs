@@ -340,6 +340,7 @@ mod tests {
             stop_deadline: SOON,
             admin: false,
             faults: false,
+            demo_login: None,
         };
         Backend::start(config).await.unwrap()
     }
