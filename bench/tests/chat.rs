@@ -117,6 +117,14 @@ endpoints = [{{ address = "{}" }}]
     }
 }
 
+/// Closes all browsers.
+async fn end(browsers: impl IntoIterator<Item = Browser>) -> Result<()> {
+    for browser in browsers {
+        browser.close().await?;
+    }
+    Ok(())
+}
+
 async fn sign_in(browser: &Browser, user: &str) -> Result<()> {
     browser.type_into("#user", user).await?;
     browser.click("#sign-in-form .primary").await?;
@@ -205,7 +213,7 @@ async fn two_people_talk() {
 
 async fn talking() -> Result<()> {
     let world = World::start().await?;
-    let _server = world.server(0).await?;
+    let server = world.server(0).await?;
     let alice = world.person("alice").await?;
     let bob = world.person("bob").await?;
     served_by(&alice, PLACES[0]).await?;
@@ -225,6 +233,18 @@ async fn talking() -> Result<()> {
     say(&bob, "hello alice").await?;
     last_message(&alice, "hello alice", "").await?;
     last_message(&bob, "hello alice", "Read").await?;
+
+    // A push that is lost leaves a hole, which is seen at the next one and filled.
+    fault(&server, r#"{"drop_push":true}"#).await?;
+    say(&bob, "lost on the way").await?;
+    eventually(SOON, "the push is lost", async || {
+        let load = http::get(server.address, "/load").await.ok()?.json().ok()?;
+        (load["pushes_dropped"].as_u64() > Some(0)).then_some(())
+    })
+    .await?;
+    fault(&server, r#"{"drop_push":false}"#).await?;
+    say(&bob, "and found").await?;
+    wait_for_texts(&alice, &["hello bob", "hello alice", "lost on the way", "and found"]).await?;
 
     // What looks like HTML is text, and a person may be called so.
     let script = "<script>alert(1)</script> & \"'`";
@@ -248,7 +268,7 @@ async fn talking() -> Result<()> {
     for browser in [&alice, &bob] {
         is_clean(browser).await?;
     }
-    Ok(())
+    end([alice, bob]).await
 }
 
 #[tokio::test]
@@ -304,7 +324,7 @@ async fn scrolling() -> Result<()> {
         is_clean(browser).await?;
     }
     ensure!(texts(&alice).await? == want, "{:?}", texts(&alice).await?);
-    Ok(())
+    end([alice, bob]).await
 }
 
 #[tokio::test]
@@ -368,7 +388,7 @@ async fn grouping() -> Result<()> {
     for browser in [&alice, &bob] {
         is_clean(browser).await?;
     }
-    Ok(())
+    end([alice, bob]).await
 }
 
 #[tokio::test]
@@ -434,7 +454,7 @@ async fn moving() -> Result<()> {
         wait_for_texts(browser, &["one", "two", "three", "four", "five"]).await?;
         only_loopback(browser).await?;
     }
-    Ok(())
+    end([alice, bob]).await
 }
 
 async fn fault(server: &Server, wanted: &str) -> Result<()> {
@@ -452,15 +472,16 @@ async fn kicking() -> Result<()> {
     let world = World::start().await?;
     let _server = world.server(0).await?;
     let bob = world.person("bob").await?;
-    chat_with(&bob, "alice").await?;
     let again = world.browser().await?;
     let device = bob.run("return sessionStorage['warbler.device']", &[]).await?;
     again.run("sessionStorage['warbler.device'] = arguments[0]", &[device]).await?;
     again.reload().await?;
     sign_in(&again, "bob").await?;
     let kicked = "document.querySelector('#app').dataset.link === 'kicked'
-                  && !document.querySelector('#notice').hidden";
+                  && document.querySelector('#notice').checkVisibility()";
     bob.wait_until(kicked, &[]).await?;
+    is_in_order(&bob).await?;
+    bob.picture(&picture("kicked")).await?;
     // It stays away until somebody wants it back.
     bob.click("#notice-action").await?;
     connected(&bob).await?;
@@ -469,7 +490,7 @@ async fn kicking() -> Result<()> {
     for browser in [&bob, &again] {
         is_clean(browser).await?;
     }
-    Ok(())
+    end([bob, again]).await
 }
 
 #[tokio::test]
@@ -495,7 +516,8 @@ async fn asking_for_a_token() -> Result<()> {
         )
         .await?;
     alice.click("#sign-in-form .primary").await?;
-    connected(&alice).await
+    connected(&alice).await?;
+    end([alice]).await
 }
 
 /// Where pictures of the page are left, to be looked at.
@@ -540,7 +562,8 @@ async fn looking() -> Result<()> {
         alice.wait_until("document.activeElement.closest('#talks')", &[]).await?;
         open(&alice, "Weekend in the mountains").await?;
     }
-    faults_are_found(&alice).await
+    faults_are_found(&alice).await?;
+    end([alice, bob]).await
 }
 
 /// Something of everything: a group, long words, several lines, who is away, what is unread.

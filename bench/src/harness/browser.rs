@@ -23,6 +23,10 @@ const CHROMEDRIVER: (&str, &str) = ("WARBLER_CHROMEDRIVER", "/usr/bin/chromedriv
 const COMMAND: Duration = Duration::from_secs(60);
 /// How long a page may take to become what it should be.
 const SOON: Duration = Duration::from_secs(20);
+/// The driver takes a free port for IPv6 and then wants the same one for IPv4, which somebody else may have: it gives up
+/// with these words, and another start takes another port.
+const TAKEN: &str = "port not available";
+const STARTS: usize = 5;
 /// What Chromium would do by itself is switched off; without a screen and in a container it needs the first three.
 const ARGUMENTS: [&str; 13] = [
     "--headless=new",
@@ -72,8 +76,17 @@ impl Driver {
     /// When Chromium or its driver is not installed: the error says how to install it.
     pub async fn start(workspace: &Workspace) -> Result<Self> {
         find(CHROMIUM)?;
-        let process = Process::spawn(workspace, Launch::new(find(CHROMEDRIVER)?).arg("--port=0"))?;
-        let line = process.wait_for_log("started successfully on port", SOON).await?;
+        let launch = Launch::new(find(CHROMEDRIVER)?).arg("--port=0");
+        let mut starts = 0;
+        let (process, line) = loop {
+            starts += 1;
+            let process = Process::spawn(workspace, launch.clone())?;
+            match process.wait_for_log("started successfully on port", SOON).await {
+                Ok(line) => break (process, line),
+                Err(_) if starts < STARTS && process.stdout_lines().iter().any(|line| line.contains(TAKEN)) => {}
+                Err(error) => return Err(error),
+            }
+        };
         let port: u16 = line
             .rsplit(' ')
             .next()
@@ -247,7 +260,8 @@ impl Browser {
         Ok(log.as_array().cloned().unwrap_or_default())
     }
 
-    /// Closes the browser. Dropping it leaves that to the end of its driver.
+    /// Closes the browser and removes its profile. One that is only dropped ends with its driver, and what it still
+    /// writes stays behind.
     ///
     /// # Errors
     /// When the driver refuses it.

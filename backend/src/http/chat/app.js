@@ -171,7 +171,8 @@ function openTalk(conv) {
   if (!talk.known) talks.loadOlder(talk);
   if (isGroup(conv)) showGroup(conv);
   repaint();
-  byId("text").focus();
+  // On a phone the keyboard would come up and cover what is to be read.
+  byId(matchMedia("(max-width: 719px)").matches ? "talk-name" : "text").focus();
 }
 
 function closeTalk() {

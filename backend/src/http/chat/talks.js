@@ -182,7 +182,9 @@ export class Talks {
 
   #page({ conv, msgs, next_seq, last_seq, more }) {
     const { type, before_seq } = this.#asked.shift() ?? {};
-    const talk = this.talk(conv);
+    const talk = this.all.get(conv);
+    // It may be over since it was asked for.
+    if (!talk) return;
     talk.lastSeq = Math.max(talk.lastSeq, last_seq);
     if (type === "history") {
       talk.loading = false;
@@ -206,7 +208,8 @@ export class Talks {
 
   #noPage({ conv, code, retry_after_ms }) {
     const request = this.#asked.shift();
-    const talk = this.talk(conv);
+    const talk = this.all.get(conv);
+    if (!talk) return;
     talk.loading = false;
     if (code === "not_a_member") this.forget(conv);
     else if (retry_after_ms && request) setTimeout(() => this.#catchUp(talk), retry_after_ms);
