@@ -17,7 +17,7 @@ use backend::{
         Sqlite,
         backup::{self, BackupError, Manifest},
     },
-    token::Verifier,
+    token::{Signer, Verifier},
 };
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
@@ -171,6 +171,9 @@ struct Run {
     /// For tests: serve /admin/fault, which makes things go wrong.
     #[arg(long)]
     faults: bool,
+    /// For demos: let everybody sign in under any name, with tokens that this server signs. Needs a secret.
+    #[arg(long)]
+    demo_login: bool,
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -211,7 +214,12 @@ struct Configured {
 
 fn configure(run: Box<Run>) -> anyhow::Result<Configured> {
     let log = log::start(&run.log, run.log_format, NonZeroU32::new(run.log_rate))?;
-    let verifier = verifier(&run)?;
+    let (verifier, signer) = keys(&run)?;
+    let demo_login = if run.demo_login {
+        Some(signer.context("--demo-login signs tokens: give --jwt-secret-file or WARBLER_IM_JWT_SECRET")?)
+    } else {
+        None
+    };
     let config = Config {
         bind: run.bind,
         ports: Ports { tcp: run.tcp, agent: run.agent, proxy_from: run.proxy_from },
@@ -228,20 +236,25 @@ fn configure(run: Box<Run>) -> anyhow::Result<Configured> {
         stop_deadline: run.stop_deadline,
         admin: run.admin,
         faults: run.faults,
+        demo_login,
     };
     Ok(Configured { config, threads: run.threads, log })
 }
 
-fn verifier(run: &Run) -> anyhow::Result<Verifier> {
+/// What tokens are checked with, and what they could be signed with if there is a secret.
+fn keys(run: &Run) -> anyhow::Result<(Verifier, Option<Signer>)> {
     let mut verifier = Verifier::default();
+    let mut signer = None;
     if let Some(file) = &run.jwt_secret_file {
         let secret = fs::read(file).with_context(|| format!("secret file {} cannot be read", file.display()))?;
         let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         verifier = verifier.with_secret(secret).with_context(|| format!("secret file {}", file.display()))?;
+        signer = Some(Signer::new(secret));
     }
     if let Some(Secret(secret)) = &run.jwt_secret {
         verifier = verifier.with_secret(secret.as_bytes()).context("the JWT secret")?;
+        signer = Some(Signer::new(secret.as_bytes()));
     }
     for file in &run.jwt_public_key_file {
         let pem = fs::read_to_string(file).with_context(|| format!("key file {} cannot be read", file.display()))?;
@@ -251,7 +264,7 @@ fn verifier(run: &Run) -> anyhow::Result<Verifier> {
         verifier.has_keys(),
         "nobody could log in: give --jwt-secret-file, --jwt-public-key-file, or WARBLER_IM_JWT_SECRET"
     );
-    Ok(verifier)
+    Ok((verifier, signer))
 }
 
 fn serve(Configured { config, threads, log }: Configured) -> anyhow::Result<Exit> {

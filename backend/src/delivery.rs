@@ -6,11 +6,12 @@
 //! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages. Messages come
 //! first: whatever else is pushed takes no more than half of a queue.
 //!
-//! A direct message goes to all sessions of its two users, a room's to the sessions that follow it: those that have
-//! sent to it or asked for its messages since their login. Receipts go the same ways, presence to those who watch.
+//! A direct message goes to all sessions of its two users, a group's to all sessions of its members, a room's to the
+//! sessions that follow it: those that have sent to it or asked for its messages since their login. Receipts go the same
+//! ways, presence to those who watch.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI32, AtomicU64},
@@ -30,12 +31,14 @@ use crate::{
     wire::Wire,
 };
 
+mod audience;
 mod memory;
 mod presence;
 mod seat;
 
 pub(crate) use seat::{Newcomer, Resumed, Seat, WATCHED};
 
+use audience::Audiences;
 use memory::Memory;
 use presence::LastSeen;
 use seat::{Crowds, Interests};
@@ -44,9 +47,9 @@ use seat::{Crowds, Interests};
 const QUEUE: usize = 256;
 /// Of these, how many may be other things than messages.
 const QUEUE_OTHERS: usize = QUEUE / 2;
-/// Sessions following a room at this process up to which its receipts are pushed: everybody's receipt goes to everybody,
-/// so their number grows with the square of this.
-const ROOM_RECEIPTS: usize = 64;
+/// Sessions following a room at this process, and members of a group, up to which its receipts are pushed: everybody's
+/// receipt goes to everybody, so their number grows with the square of this.
+const CROWD_RECEIPTS: usize = 64;
 /// Rest after the feed could not be read.
 const REST: Duration = Duration::from_secs(1);
 
@@ -182,22 +185,23 @@ impl Delivery {
     }
 
     /// Puts a message into the queues of all who should see it.
-    fn deliver(&self, Fed { device, msg }: Fed) {
+    fn deliver(&self, Fed { device, msg }: Fed, members: &BTreeSet<String>) {
         let (conv, sender) = (msg.conv.clone(), msg.sender.clone());
         let push = Push::new(Frame::Msg(msg));
-        self.online().reached(&conv, &sender, &device).for_each(|link| self.queue(link, &push));
+        self.online().reached(&conv, members, &sender, &device).for_each(|link| self.queue(link, &push));
     }
 
     /// Puts a cursor's new place into the queues of all who should see it.
-    fn deliver_receipt(&self, Moved { conv, user, device, cursor }: Moved) {
+    fn deliver_receipt(&self, Moved { conv, user, device, cursor }: Moved, members: &BTreeSet<String>) {
         let online = self.online();
-        if online.rooms.get(&conv).is_some_and(|followers| followers.len() > ROOM_RECEIPTS) {
+        let followers = online.rooms.get(&conv).map_or(0, HashMap::len);
+        if followers.max(members.len()) > CROWD_RECEIPTS {
             return;
         }
         let (delivered_seq, read_seq) = (cursor.delivered_seq, cursor.read_seq);
         let receipt = Receipt { conv: conv.clone(), user: user.clone(), delivered_seq, read_seq };
         let push = Push::new(Frame::Receipt(receipt));
-        online.reached(&conv, &user, &device).for_each(|link| self.queue(link, &push));
+        online.reached(&conv, members, &user, &device).for_each(|link| self.queue(link, &push));
     }
 
     fn queue(&self, link: &Link, push: &Arc<Push>) {
@@ -216,10 +220,11 @@ impl Online {
         self.users.get(user).into_iter().flatten()
     }
 
-    /// The sessions of a conversation's members, without the one from which it comes.
+    /// The sessions of a conversation's members, without the one from which it comes. `members` are a group's.
     fn reached<'a>(
         &'a self,
         conv: &'a str,
+        members: &'a BTreeSet<String>,
         user: &'a str,
         device: &'a str,
     ) -> Box<dyn Iterator<Item = &'a Arc<Link>> + 'a> {
@@ -232,6 +237,7 @@ impl Online {
             Some(Conversation::Room) => {
                 Box::new(self.rooms.get(conv).into_iter().flat_map(HashMap::values).filter(others))
             }
+            Some(Conversation::Group) => Box::new(members.iter().flat_map(|member| self.of(member)).filter(others)),
             None => {
                 tracing::warn!(%conv, "something stored belongs to no conversation of this version");
                 Box::new(std::iter::empty())
@@ -243,6 +249,7 @@ impl Online {
 /// Pushes what is stored after a position, by whichever process, until the server leaves.
 pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
     let mut failing = false;
+    let mut audiences = Audiences::new(Arc::clone(&server));
     while !server.leaving.is_cancelled() {
         match server.store.feed(seen).await {
             Ok(news) if news.is_empty() => {
@@ -254,7 +261,7 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
             }
             Ok(news) => {
                 seen = news.end;
-                deliver_all(&server, news);
+                deliver_all(&server, &mut audiences, news).await;
             }
             Err(error) => {
                 if !failing {
@@ -270,14 +277,21 @@ pub(crate) async fn feed(server: Arc<Server>, mut seen: Position) {
     }
 }
 
-fn deliver_all(server: &Server, News { messages, moves, end: _ }: News) {
+async fn deliver_all(server: &Server, audiences: &mut Audiences, News { messages, moves, end: _ }: News) {
     let delivery = &server.delivery;
     messages.iter().for_each(|fed| server.load.delivering(fed.msg.time));
+    audiences.forget_changed(&messages);
     if server.faults.drops_pushes() {
         let dropped = u64::try_from(messages.len() + moves.len()).unwrap_or(u64::MAX);
         delivery.dropped.inc_by(dropped);
         return;
     }
-    messages.into_iter().for_each(|fed| delivery.deliver(fed));
-    moves.into_iter().for_each(|moved| delivery.deliver_receipt(moved));
+    for fed in messages {
+        let members = audiences.of_message(&fed.msg).await;
+        delivery.deliver(fed, &members);
+    }
+    for moved in moves {
+        let members = audiences.of(&moved.conv).await;
+        delivery.deliver_receipt(moved, &members);
+    }
 }

@@ -15,7 +15,13 @@ use async_trait::async_trait;
 use prometheus::core::Collector;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError};
+use crate::{
+    group::Group,
+    store::{
+        Advance, Advancing, Appending, Cursor, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage, News,
+        Page, Part, Position, Store, StoreError,
+    },
+};
 
 /// What goes wrong at the moment. All harmless by default.
 #[derive(Debug)]
@@ -138,6 +144,36 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
 
     async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError> {
         self.store.taking_part(user, after, limit).await
+    }
+
+    async fn create_group(&self, wanted: NewGroup) -> Result<Founded, GroupError> {
+        if self.faults.refuse_commit.load(Relaxed) {
+            return Err(StoreError::Injected.into());
+        }
+        self.store.create_group(wanted).await
+    }
+
+    async fn change_group(&self, wanted: GroupChange) -> Result<(), GroupError> {
+        if self.faults.refuse_commit.load(Relaxed) {
+            return Err(StoreError::Injected.into());
+        }
+        self.store.change_group(wanted).await
+    }
+
+    async fn group(&self, conv: &str) -> Result<Option<Group>, StoreError> {
+        self.store.group(conv).await
+    }
+
+    async fn groups(&self, user: &str) -> Result<Vec<GroupOf>, StoreError> {
+        self.store.groups(user).await
+    }
+
+    async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError> {
+        self.store.cursors(conv).await
+    }
+
+    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError> {
+        self.store.is_member(conv, user).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {

@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::json;
 
+mod group;
 mod login;
 mod presence;
 mod receipt;
 
+pub use group::{GroupEvent, KIND_GROUP, KIND_SERVER, MAX_GROUP_NAME, MAX_GROUPS, MAX_MEMBERS, Role};
 pub use login::{Login, LoginCode, LoginErr, LoginOk, Resume};
 pub use presence::{Presence, PresenceSet, PresenceState, PresenceSub};
 pub use receipt::{Ack, Read, Receipt, Unread, UnreadConv, UnreadList};
@@ -168,7 +170,7 @@ pub struct Send {
     #[prost(bytes = "bytes", tag = "2")]
     #[serde(with = "json::id")]
     pub client_msg_id: Bytes,
-    /// What the body is; the server only passes it on. 0 is text.
+    /// What the body is; the server only passes it on. 0 is text; from [`KIND_SERVER`] on they are the server's own.
     #[prost(uint32, tag = "3")]
     pub kind: u32,
     #[prost(bytes = "bytes", tag = "4")]
@@ -243,6 +245,8 @@ pub enum RefusalCode {
     StateInvalid = 10,
     /// The session asks for more than it may; nothing was done.
     TooFast = 11,
+    /// Messages of this kind are written by the server alone.
+    KindInvalid = 12,
 }
 
 /// Server: a message of a conversation, as a push or in a page.

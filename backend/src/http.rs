@@ -23,6 +23,10 @@ use crate::{
 };
 
 mod admin;
+mod api;
+mod chat;
+mod demo_login;
+mod groups;
 
 /// How long a connection may take for a request's head, also for the first and between two. Longer than the 60 s for
 /// which proxies commonly keep idle upstream connections, so that the proxy closes first.
@@ -91,6 +95,9 @@ async fn route(server: &Arc<Server>, request: Request<Incoming>, from: Origin) -
         "/admin/fault" if server.config.faults && request.method() == Method::POST => {
             admin::fault(server, request).await
         }
+        _ if path == "/chat" || path.starts_with("/chat/") => chat::answer(&request),
+        "/api/v1/demo-login" => demo_login::answer(server, request).await,
+        _ if groups::is_at(path) => groups::answer(server, request).await,
         "/ws" => not_allowed("GET"),
         "/healthz" | "/readyz" | "/load" | "/metrics" => not_allowed("GET, HEAD"),
         "/echo" => not_allowed("POST"),
@@ -166,7 +173,7 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-fn not_allowed(methods: &'static str) -> Response<Body> {
+pub(crate) fn not_allowed(methods: &'static str) -> Response<Body> {
     let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "another method is needed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response

@@ -156,6 +156,7 @@ impl Named for RefusalCode {
         ("too_many_users", Self::TooManyUsers),
         ("state_invalid", Self::StateInvalid),
         ("too_fast", Self::TooFast),
+        ("kind_invalid", Self::KindInvalid),
     ];
 }
 

@@ -31,6 +31,7 @@ mod drain;
 pub mod duration;
 pub mod fault;
 pub mod frame;
+pub mod group;
 mod http;
 mod json;
 mod load;
@@ -85,6 +86,8 @@ pub struct Config {
     pub admin: bool,
     /// Serve `/admin/fault`, for tests.
     pub faults: bool,
+    /// Give everybody a token for any name at `/api/v1/demo-login`, for demos.
+    pub demo_login: Option<token::Signer>,
 }
 
 /// What is served besides HTTP and WebSocket, and through whom.

@@ -3,6 +3,7 @@
 //!
 //! Counters move when things happen; what is known anyway (sessions, size of the store) is read when somebody asks.
 
+use http::StatusCode;
 use prometheus::{
     Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
     process_collector::ProcessCollector,
@@ -26,6 +27,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     acks: IntCounterVec,
     refusals: IntCounterVec,
+    api_answers: IntCounterVec,
     /// Pushes put into queues.
     pub(crate) pushes: IntCounter,
     /// Pushes that found a full queue or a fault.
@@ -80,6 +82,12 @@ impl Metrics {
                 "Requests refused with SEND_ERR, SYNC_ERR or REFUSED, by code.",
                 "code",
             )?,
+            api_answers: counters(
+                &registry,
+                "warbler_im_api_answers_total",
+                "Answers of the HTTP API by status.",
+                "status",
+            )?,
             pushes: counter(&registry, "warbler_im_pushes_total", "Pushes put into the queues of sessions.")?,
             pushes_dropped: counter(
                 &registry,
@@ -100,6 +108,7 @@ impl Metrics {
         begin(&self.logins, ["ok", "resumed"].into_iter().chain(names::<LoginCode>()).collect());
         begin(&self.refusals, names::<RefusalCode>().collect());
         begin(&self.acks, vec!["stored", "duplicate"]);
+        begin(&self.api_answers, vec!["200"]);
         begin(&self.requests, REQUESTS.to_vec());
     }
 
@@ -123,6 +132,11 @@ impl Metrics {
         if let Some(frame) = request_name(request) {
             self.requests.with_label_values(&[frame]).inc();
         }
+    }
+
+    /// A request of the HTTP API is answered.
+    pub(crate) fn api_answered(&self, status: StatusCode) {
+        self.api_answers.with_label_values(&[status.as_str()]).inc();
     }
 
     /// A session is answered.

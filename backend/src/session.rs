@@ -18,7 +18,7 @@ use crate::{
     conversation::Conversation,
     delivery::{Leave, Push, Seat},
     downstream::Origin,
-    frame::{self, Ack, CLIENT_MSG_ID, Frame, Kick, KickReason, MAX_BODY, Ping, Pong, Read, RefusalCode},
+    frame::{self, Ack, CLIENT_MSG_ID, Frame, KIND_SERVER, Kick, KickReason, MAX_BODY, Ping, Pong, Read, RefusalCode},
     server::{Place, Server},
     store::{Advance, Cursor, NewMessage},
     token::{Identity, LEEWAY},
@@ -224,12 +224,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn check_send(&mut self, send: &frame::Send) -> Result<[u8; CLIENT_MSG_ID], RefusalCode> {
+    fn check_send(&self, send: &frame::Send) -> Result<[u8; CLIENT_MSG_ID], RefusalCode> {
         let id = <[u8; CLIENT_MSG_ID]>::try_from(&send.client_msg_id[..]).map_err(|_length| RefusalCode::IdInvalid)?;
         if send.body.len() > MAX_BODY {
             return Err(RefusalCode::BodyTooLong);
         }
-        self.enter(&send.conv)?;
+        if send.kind >= KIND_SERVER {
+            return Err(RefusalCode::KindInvalid);
+        }
+        // Whether somebody is in a group is seen by the store when it writes.
+        self.come_in(&send.conv)?;
         Ok(id)
     }
 
@@ -244,11 +248,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Checks that the user may use a conversation, and follows it if it is a room.
-    fn enter(&mut self, conv: &str) -> Result<(), RefusalCode> {
-        match Conversation::of(conv, self.seat.user())? {
+    /// Checks that the user may use a conversation as far as its name says it, and follows it if it is a room.
+    fn come_in<'c>(&self, conv: &'c str) -> Result<Conversation<'c>, RefusalCode> {
+        let conversation = Conversation::of(conv, self.seat.user())?;
+        match conversation {
             Conversation::Room if !self.seat.follow(conv) => Err(RefusalCode::TooManyRooms),
-            Conversation::Room | Conversation::Direct(..) => Ok(()),
+            _ => Ok(conversation),
         }
     }
 

@@ -6,7 +6,8 @@
 //! every message once, in an order in which no earlier place can be filled later.
 //!
 //! A message is written once for its conversation, however many read it. A reader is a cursor: one row for each user
-//! and conversation, which also says that the user takes part.
+//! and conversation, which also says that the user takes part. In a group only members take part; a change of a group is
+//! a message in it, stored in the same commit, so whoever has seen the feed up to there knows of it.
 
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ pub use sqlite::{OpenError, Sqlite, SqliteStore};
 
 use crate::{
     conversation::Conversation,
-    frame::{CLIENT_MSG_ID, Msg},
+    frame::{CLIENT_MSG_ID, Msg, Role},
+    group::{Denied, Group, Order},
 };
 
 #[async_trait]
@@ -33,6 +35,8 @@ pub trait Store: Send + Sync + 'static {
     /// A message that is there already, by conversation, sender and client message id, is answered with its first
     /// place and not compared.
     ///
+    /// Into a group only members send: [`StoreError::NotAMember`] for others, unless it repeats what was stored.
+    ///
     /// The sender takes part from then on, in a direct conversation both users. If the sender had read
     /// all that came before, the message counts as read by its sender; nobody is told of that.
     fn append(&self, message: NewMessage) -> Appending;
@@ -40,7 +44,7 @@ pub trait Store: Send + Sync + 'static {
     /// Moves a user's cursor forward and answers with where it stands, when that is durable. A place behind the cursor
     /// changes nothing, a place beyond the newest message is that message, and in a conversation without messages
     /// nothing is kept. The user takes part from then on. The order is that of the calls, also with
-    /// [`Store::append`].
+    /// [`Store::append`]. In a group only members have cursors that move.
     fn advance(&self, advance: Advance) -> Advancing;
 
     /// Messages of a conversation after `after_seq`, at most `limit` of them and at most `max_bytes` of bodies, but
@@ -56,6 +60,26 @@ pub trait Store: Send + Sync + 'static {
     /// The conversations in which a user takes part, in the byte order of their names: those after the name `after`, at
     /// most `limit`.
     async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError>;
+
+    /// Makes a group with its first message. One that the creator has made with the same key is answered with its name
+    /// and not compared. Members besides the creator find the first message unread.
+    async fn create_group(&self, wanted: NewGroup) -> Result<Founded, GroupError>;
+
+    /// Does what a member wants of a group, by the rules of [`group::decide`](crate::group::decide), and tells the group
+    /// with a message. Who is added has read everything before that message. What is so already is `Ok` without one.
+    async fn change_group(&self, wanted: GroupChange) -> Result<(), GroupError>;
+
+    /// A group with its members; `None` if there is none of this name or nobody is left in it.
+    async fn group(&self, conv: &str) -> Result<Option<Group>, StoreError>;
+
+    /// The groups of a user, in the byte order of their names.
+    async fn groups(&self, user: &str) -> Result<Vec<GroupOf>, StoreError>;
+
+    /// How far the members of a group have got, by user.
+    async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError>;
+
+    /// Whether a user is in a group.
+    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError>;
 
     /// The end of the feed.
     async fn newest(&self) -> Result<Position, StoreError>;
@@ -179,6 +203,57 @@ impl Part {
     }
 }
 
+/// A group to be made. Its fields are within the limits of the protocol.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    /// A conversation that is not there yet.
+    pub conv: String,
+    pub name: String,
+    pub creator: String,
+    /// What the creator calls this creation, so that it may be asked for again.
+    pub key: Option<String>,
+    /// Others than the creator, each once, fewer than [`MAX_MEMBERS`](crate::frame::MAX_MEMBERS).
+    pub others: Vec<String>,
+    /// Id of the group's first message, new.
+    pub message_id: [u8; CLIENT_MSG_ID],
+}
+
+/// A group that was made, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founded {
+    pub conv: String,
+    /// It had been made before.
+    pub duplicate: bool,
+}
+
+/// A change of a group, by one of its members.
+#[derive(Clone, Debug)]
+pub struct GroupChange {
+    pub conv: String,
+    pub actor: String,
+    pub order: Order,
+    /// Id of the message that tells of it, new.
+    pub message_id: [u8; CLIENT_MSG_ID],
+}
+
+/// A group as it stands in the list of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupOf {
+    pub conv: String,
+    pub name: String,
+    pub role: Role,
+    pub members: u32,
+}
+
+/// Why a group was not made or changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GroupError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// A piece of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
@@ -233,7 +308,7 @@ pub struct Moved {
 pub(crate) fn takes_part<'a>(conv: &'a str, sender: &'a str) -> impl Iterator<Item = &'a str> {
     let (one, other) = match Conversation::parse(conv) {
         Some(Conversation::Direct(one, other)) => (one, (one != other).then_some(other)),
-        Some(Conversation::Room) | None => (sender, None),
+        Some(Conversation::Room | Conversation::Group) | None => (sender, None),
     };
     std::iter::once(one).chain(other)
 }
@@ -249,6 +324,9 @@ pub enum StoreError {
     Failed(#[source] Arc<dyn std::error::Error + Send + Sync>),
     #[error("the store is closed")]
     Closed,
+    /// The conversation is a group, and the user is not in it.
+    #[error("the user is not a member of the group")]
+    NotAMember,
     /// A test asked for it.
     #[error("the commit was refused by an injected fault")]
     Injected,

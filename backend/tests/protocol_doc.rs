@@ -1,6 +1,9 @@
-//! docs/protocol.md is held against the codec: its JSON examples are frames, its frame numbers are the real ones.
+//! docs/protocol.md is held against the code: its JSON examples are frames and events, its frame numbers, codes and
+//! bounds are the real ones.
 
-use backend::frame::Frame;
+use std::collections::BTreeSet;
+
+use backend::frame::{Frame, GroupEvent, KIND_GROUP, MAX_GROUP_NAME, MAX_GROUPS, MAX_MEMBERS};
 use serde_json::Value;
 
 const PAGE: &str = include_str!("../../docs/protocol.md");
@@ -46,6 +49,63 @@ fn the_documented_numbers_are_those_on_the_wire() {
         }
     }
     assert_eq!(frames().count(), 26);
+}
+
+#[test]
+fn every_event_of_a_group_has_an_example_that_comes_back_unchanged() {
+    let mut shown = BTreeSet::new();
+    let (_, groups) = PAGE.split_once("### Groups").expect("the page has groups");
+    let (groups, _) = groups.split_once("### ").expect("another part follows");
+    for example in groups.lines().filter(|line| line.starts_with(r#"{"event":"#)) {
+        let event: GroupEvent = serde_json::from_str(example).unwrap_or_else(|error| panic!("{example}: {error}"));
+        assert_eq!(event.to_json(), example);
+        shown.insert(match event {
+            GroupEvent::Created { .. } => "created",
+            GroupEvent::Added { .. } => "added",
+            GroupEvent::Removed { .. } => "removed",
+            GroupEvent::Left { .. } => "left",
+            GroupEvent::Renamed { .. } => "renamed",
+            GroupEvent::Role { .. } => "role",
+        });
+    }
+    assert_eq!(shown.len(), 6, "{shown:?}");
+    assert!(PAGE.contains(&format!("`kind` {KIND_GROUP}")));
+}
+
+#[test]
+fn the_bounds_of_groups_are_on_the_page() {
+    for row in [
+        format!("| members of a group | {MAX_MEMBERS} |"),
+        format!("| groups of a user | {MAX_GROUPS} |"),
+        format!("| name of a group | {MAX_GROUP_NAME} bytes |"),
+    ] {
+        assert!(PAGE.contains(&row), "{row}");
+    }
+}
+
+/// The codes are read out of the source, so that none is forgotten on either side.
+#[test]
+fn the_codes_of_the_api_are_those_in_its_source() {
+    const SOURCE: [&str; 3] = [
+        include_str!("../src/http/api.rs"),
+        include_str!("../src/http/groups.rs"),
+        include_str!("../src/http/demo_login.rs"),
+    ];
+    let quoted = |text: &'static str| text.trim_start().strip_prefix('"')?.split('"').next();
+    let after = |mark| SOURCE.iter().flat_map(move |source| source.split(mark).skip(1));
+    let statuses = after("StatusCode::").filter_map(|rest| quoted(rest.split_once(',')?.1));
+    let in_source: BTreeSet<_> = statuses
+        .chain(after("Problem::wrong(").filter_map(quoted))
+        .chain(after("StoreError::Busy =>").filter_map(quoted))
+        .chain(after("StoreError::Injected =>").filter_map(quoted))
+        // Headers have values there, too.
+        .filter(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+        .collect();
+    let (_, table) = PAGE.split_once("| status | code | meaning |").expect("the page has the codes");
+    let (table, _) = table.split_once("\n\n").expect("the table ends");
+    let rows = table.lines().filter_map(|row| row.split('`').nth(1));
+    let on_page: BTreeSet<_> = rows.filter(|code| *code != "token_malformed").collect();
+    assert_eq!(on_page, in_source);
 }
 
 /// Name, number, and whether it is reserved, from the `oneof` on the page.

@@ -4,14 +4,20 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use backend::{
     fault::{Faults, Faulty},
+    frame::{GroupEvent, KIND_GROUP, MAX_GROUPS, MAX_MEMBERS, Role},
+    group::{Denied, Order},
     store::{
-        Advance, Cursor, Fed, Moved, NewMessage, OpenError, Part, Position, SqliteStore, Store, StoreError, Stored,
+        Advance, Cursor, Fed, Founded, GroupChange, GroupError, GroupOf, Moved, NewGroup, NewMessage, OpenError, Part,
+        Position, SqliteStore, Store, StoreError, Stored,
     },
 };
 use futures_util::future::join_all;
@@ -51,6 +57,48 @@ async fn delivered(store: &dyn Store, conv: &str, user: &str, seq: u64) -> Curso
 
 async fn parts(store: &dyn Store, user: &str) -> Vec<Part> {
     store.taking_part(user, "", 1000).await.unwrap()
+}
+
+fn new_group(id: u128, creator: &str, key: Option<&str>, others: &[&str]) -> NewGroup {
+    NewGroup {
+        conv: format!("group:{id}"),
+        name: format!("name {id}"),
+        creator: creator.into(),
+        key: key.map(str::to_owned),
+        others: others.iter().map(|user| user.to_string()).collect(),
+        message_id: (id + (1 << 90)).to_be_bytes(),
+    }
+}
+
+/// Makes `group:1` of alice with others.
+async fn group_of_alice(store: &dyn Store, others: &[&str]) {
+    store.create_group(new_group(1, "alice", None, others)).await.unwrap();
+}
+
+async fn change(store: &dyn Store, actor: &str, order: Order) -> Result<(), GroupError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let message_id = (u128::from(NEXT.fetch_add(1, Relaxed)) + (1 << 100)).to_be_bytes();
+    store.change_group(GroupChange { conv: "group:1".into(), actor: actor.into(), order, message_id }).await
+}
+
+fn add(user: &str) -> Order {
+    Order::Put { user: user.into(), role: None }
+}
+
+fn remove(user: &str) -> Order {
+    Order::Remove(user.into())
+}
+
+async fn members(store: &dyn Store, conv: &str) -> Vec<(String, Role)> {
+    let group = store.group(conv).await.unwrap();
+    group.map(|group| group.members.into_iter().map(|(user, member)| (user, member.role)).collect()).unwrap_or_default()
+}
+
+/// What has happened to `group:1`, by whom.
+async fn events(store: &dyn Store) -> Vec<(u64, String, GroupEvent)> {
+    let page = store.page("group:1", 0, ENOUGH, ROOMY).await.unwrap();
+    let told = page.msgs.into_iter().filter(|msg| msg.kind == KIND_GROUP);
+    told.map(|msg| (msg.seq, msg.sender, serde_json::from_slice(&msg.body).unwrap())).collect()
 }
 
 async fn whole_feed(store: &dyn Store, after: Position) -> Vec<Fed> {
@@ -315,6 +363,126 @@ mod suite {
         assert_eq!(last, 1200);
     }
 
+    pub(crate) async fn a_group_begins_with_its_members_and_a_message(store: &dyn Store) {
+        let start = store.newest().await.unwrap();
+        let founded = store.create_group(new_group(1, "alice", None, &["bob", "carol"])).await.unwrap();
+        assert_eq!(founded, Founded { conv: "group:1".into(), duplicate: false });
+        let roles = [("alice", Role::Owner), ("bob", Role::Member), ("carol", Role::Member)];
+        assert_eq!(members(store, "group:1").await, roles.map(|(user, role)| (user.to_owned(), role)));
+        let group = store.group("group:1").await.unwrap().unwrap();
+        assert_eq!(group.name, "name 1");
+        let users = ["alice", "bob", "carol"].map(str::to_owned).to_vec();
+        let created = GroupEvent::Created { name: "name 1".into(), users };
+        assert_eq!(events(store).await, [(1, "alice".into(), created)]);
+        let fed = whole_feed(store, start).await;
+        assert_eq!((fed.len(), fed[0].device.as_str(), fed[0].msg.conv.as_str()), (1, "", "group:1"));
+        let part = |cursor| Part { conv: "group:1".into(), last_seq: 1, cursor };
+        assert_eq!(parts(store, "alice").await, [part(Cursor::read(1))]);
+        assert_eq!(parts(store, "bob").await, [part(Cursor::default())]);
+        let of_bob = GroupOf { conv: "group:1".into(), name: "name 1".into(), role: Role::Member, members: 3 };
+        assert_eq!(store.groups("bob").await.unwrap(), [of_bob]);
+        assert_eq!(store.groups("dave").await.unwrap(), []);
+        assert!(store.is_member("group:1", "bob").await.unwrap());
+        assert!(!store.is_member("group:1", "dave").await.unwrap());
+        assert!(!store.is_member("group:2", "bob").await.unwrap());
+        assert_eq!(store.group("group:2").await.unwrap(), None);
+    }
+
+    pub(crate) async fn a_group_made_again_with_its_key_is_the_same(store: &dyn Store) {
+        store.create_group(new_group(1, "alice", Some("k"), &["bob"])).await.unwrap();
+        let again = store.create_group(new_group(2, "alice", Some("k"), &["carol"])).await.unwrap();
+        assert_eq!(again, Founded { conv: "group:1".into(), duplicate: true });
+        assert_eq!(members(store, "group:2").await, []);
+        // The same key of somebody else, and no key, are other groups.
+        assert!(!store.create_group(new_group(3, "bob", Some("k"), &[])).await.unwrap().duplicate);
+        assert!(!store.create_group(new_group(4, "alice", None, &[])).await.unwrap().duplicate);
+        assert!(!store.create_group(new_group(5, "alice", None, &[])).await.unwrap().duplicate);
+        let answers = join_all((10..30).map(|id| store.create_group(new_group(id, "carol", Some("k"), &[])))).await;
+        let convs: HashSet<_> = answers.into_iter().map(|founded| founded.unwrap().conv).collect();
+        assert_eq!(convs.len(), 1);
+    }
+
+    pub(crate) async fn only_members_send_and_have_cursors_in_a_group(store: &dyn Store) {
+        group_of_alice(store, &["bob"]).await;
+        assert_eq!(append(store, "group:1", "bob", 1).await.seq, 2);
+        for (conv, user) in [("group:1", "mallory"), ("group:2", "alice")] {
+            let refused = store.append(message(conv, user, 1)).await;
+            assert!(matches!(refused, Err(StoreError::NotAMember)), "{refused:?}");
+            let refused = store.advance(advance(conv, user, Cursor::read(1))).await;
+            assert!(matches!(refused, Err(StoreError::NotAMember)), "{refused:?}");
+            assert_eq!(parts(store, "mallory").await, []);
+        }
+        assert_eq!(read(store, "group:1", "bob", 2).await, Cursor::read(2));
+        change(store, "alice", remove("bob")).await.unwrap();
+        assert!(matches!(store.append(message("group:1", "bob", 2)).await, Err(StoreError::NotAMember)));
+        // What was stored before is acknowledged again all the same.
+        assert_eq!(append(store, "group:1", "bob", 1).await.seq, 2);
+        assert_eq!(parts(store, "bob").await, []);
+        assert_eq!(store.page("group:1", 0, ENOUGH, ROOMY).await.unwrap().last_seq, 3);
+        assert_eq!(store.cursors("group:1").await.unwrap(), [("alice".into(), Cursor::read(1))]);
+    }
+
+    pub(crate) async fn changes_of_a_group_are_told_in_it(store: &dyn Store) {
+        group_of_alice(store, &["bob"]).await;
+        append(store, "group:1", "alice", 1).await;
+        change(store, "alice", add("carol")).await.unwrap();
+        change(store, "alice", add("carol")).await.unwrap(); // is so already
+        change(store, "alice", Order::Rename("other".into())).await.unwrap();
+        change(store, "alice", Order::Put { user: "bob".into(), role: Some(Role::Admin) }).await.unwrap();
+        change(store, "bob", remove("carol")).await.unwrap();
+        change(store, "alice", remove("alice")).await.unwrap();
+        let told = events(store).await;
+        let by = |sender: &str, event| (sender.to_owned(), event);
+        let want = [
+            by("alice", GroupEvent::Added { user: "carol".into() }),
+            by("alice", GroupEvent::Renamed { name: "other".into() }),
+            by("alice", GroupEvent::Role { user: "bob".into(), role: Role::Admin }),
+            by("bob", GroupEvent::Removed { user: "carol".into() }),
+            by("alice", GroupEvent::Left { owner: Some("bob".into()) }),
+        ];
+        assert_eq!(told.iter().map(|(seq, _, _)| *seq).collect::<Vec<_>>(), [1, 3, 4, 5, 6, 7]);
+        assert_eq!(told.into_iter().skip(1).map(|(_, by, event)| (by, event)).collect::<Vec<_>>(), want);
+        assert_eq!(members(store, "group:1").await, [("bob".to_owned(), Role::Owner)]);
+        assert_eq!(store.group("group:1").await.unwrap().unwrap().name, "other");
+        change(store, "bob", remove("bob")).await.unwrap();
+        assert_eq!(store.group("group:1").await.unwrap(), None);
+        let nobody = change(store, "bob", add("alice")).await;
+        assert!(matches!(nobody, Err(GroupError::Denied(Denied::NotAMember))), "{nobody:?}");
+    }
+
+    pub(crate) async fn who_is_added_has_read_what_was_before_and_who_returns_too(store: &dyn Store) {
+        group_of_alice(store, &["bob"]).await;
+        append(store, "group:1", "alice", 1).await;
+        change(store, "alice", add("carol")).await.unwrap();
+        assert_eq!(store.cursor("group:1", "carol").await.unwrap(), Cursor::read(2));
+        assert_eq!(parts(store, "carol").await[0].unread(), 1, "that one was added is unread");
+        read(store, "group:1", "carol", 3).await;
+        let start = store.newest().await.unwrap();
+        change(store, "carol", remove("carol")).await.unwrap();
+        append(store, "group:1", "alice", 2).await;
+        change(store, "alice", add("carol")).await.unwrap();
+        assert_eq!(store.cursor("group:1", "carol").await.unwrap(), Cursor::read(5));
+        // The last move of all was carol's; moves after it are still news.
+        read(store, "group:1", "bob", 6).await;
+        let (_, moves) = everything_fed(store, start).await;
+        assert!(moves.iter().any(|moved| moved.user == "bob" && moved.cursor == Cursor::read(6)), "{moves:?}");
+    }
+
+    pub(crate) async fn groups_have_bounds_and_a_refused_one_leaves_nothing(store: &dyn Store) {
+        let names: Vec<_> = (0..MAX_MEMBERS - 1).map(|user| format!("user{user:03}")).collect();
+        let others: Vec<_> = names.iter().map(String::as_str).collect();
+        group_of_alice(store, &others).await;
+        let full = change(store, "alice", add("one more")).await;
+        assert!(matches!(full, Err(GroupError::Denied(Denied::TooManyMembers))), "{full:?}");
+        assert_eq!(events(store).await.len(), 1);
+        join_all((2..=u128::from(MAX_GROUPS)).map(|id| store.create_group(new_group(id, "alice", None, &[])))).await;
+        let enough = store.create_group(new_group(1000, "bob", None, &["alice"])).await;
+        let of_alice = Denied::TooManyGroups { user: "alice".into() };
+        assert!(matches!(&enough, Err(GroupError::Denied(denied)) if *denied == of_alice), "{enough:?}");
+        assert_eq!((parts(store, "bob").await, store.groups("bob").await.unwrap()), (vec![], vec![]));
+        assert_eq!(store.page("group:1000", 0, ENOUGH, ROOMY).await.unwrap().last_seq, 0);
+    }
+
     pub(crate) async fn a_change_is_noticed(store: &dyn Store) {
         let start = store.newest().await.unwrap();
         append(store, "room:a", "alice", 1).await;
@@ -468,6 +636,12 @@ macro_rules! conformance {
             the_feed_shows_moves_that_are_news
             the_feed_shows_every_move_at_least_with_its_end
             cursors_do_not_overtake_the_messages_in_the_feed
+            a_group_begins_with_its_members_and_a_message
+            a_group_made_again_with_its_key_is_the_same
+            only_members_send_and_have_cursors_in_a_group
+            changes_of_a_group_are_told_in_it
+            who_is_added_has_read_what_was_before_and_who_returns_too
+            groups_have_bounds_and_a_refused_one_leaves_nothing
             it_says_how_large_it_is_and_counts_its_commits
             it_is_writable_until_it_is_closed
         })*
@@ -577,9 +751,43 @@ async fn a_database_of_the_first_version_is_brought_up_with_everything_in_it() {
     assert_eq!(parts(&*store, "carol").await, [part("room:a", 1)]);
     assert_eq!(append(&*store, "dm:alice:bob", "bob", 1).await.seq, 3);
     assert_eq!(read(&*store, "dm:alice:bob", "bob", 3).await, Cursor::read(3));
+    group_of_alice(&*store, &["bob"]).await;
+    assert_eq!(parts(&*store, "bob").await.len(), 2);
     store.close().await;
     let opened_again = sqlite(&directory);
     assert_eq!(opened_again.cursor("dm:alice:bob", "bob").await.unwrap(), Cursor::read(3));
+}
+
+/// What version 2 added to that.
+const VERSION_2: &str = "
+    CREATE TABLE cursor (
+        user TEXT NOT NULL,
+        conversation INTEGER NOT NULL REFERENCES conversation (id),
+        delivered_seq INTEGER NOT NULL,
+        read_seq INTEGER NOT NULL CHECK (read_seq BETWEEN 0 AND delivered_seq),
+        device TEXT NOT NULL,
+        move INTEGER NOT NULL,
+        PRIMARY KEY (user, conversation)
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX cursor_move ON cursor (move) WHERE move > 0;
+    PRAGMA user_version = 2;
+    INSERT INTO cursor VALUES ('alice', 1, 2, 2, '', 0), ('bob', 1, 2, 1, 'phone', 1), ('carol', 2, 1, 1, '', 0);
+";
+
+#[tokio::test]
+async fn a_database_of_the_second_version_keeps_its_cursors_and_takes_groups() {
+    let directory = TempDir::new().unwrap();
+    let old = rusqlite::Connection::open(directory.path().join("messages.db")).unwrap();
+    old.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    old.execute_batch(VERSION_1).unwrap();
+    old.execute_batch(VERSION_2).unwrap();
+    drop(old);
+    let store = sqlite(&directory);
+    let bobs = Cursor { delivered_seq: 2, read_seq: 1 };
+    assert_eq!(store.cursor("dm:alice:bob", "bob").await.unwrap(), bobs);
+    group_of_alice(&*store, &["bob"]).await;
+    assert_eq!(append(&*store, "group:1", "bob", 1).await.seq, 2);
+    assert_eq!(parts(&*store, "bob").await.iter().map(Part::unread).collect::<Vec<_>>(), [1, 2]);
 }
 
 /// Switching a new database to WAL from several processes at once failed in 9 of 3200 opens ("database is locked"),

@@ -6,7 +6,11 @@ mod measuring;
 mod reference;
 mod wan;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
@@ -64,9 +68,19 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Demo {
-    /// Leaves everything up at the end, until Ctrl-C, and says where to look.
+    /// Leaves everything up at the end, until Ctrl-C, and says where to look; so it does by itself on a terminal.
     #[arg(long)]
     keep: bool,
+    /// Ends at the end, on a terminal too.
+    #[arg(long, conflicts_with = "keep")]
+    end: bool,
+}
+
+impl Demo {
+    fn afterwards(&self) -> Afterwards {
+        // Somebody who looks at it may want to look further; a script wants to get on.
+        if self.keep || (!self.end && io::stdout().is_terminal()) { Afterwards::Stay } else { Afterwards::Stop }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -86,9 +100,7 @@ pub fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
         Command::Compare(arguments) => on_one_thread(stop::unless_asked(compare::run(arguments.settings()))),
         Command::Growth(arguments) => on_one_thread(stop::unless_asked(growth::run(arguments.settings()))),
-        Command::Demo(Demo { keep }) => {
-            on_one_thread(demo::run(if keep { Afterwards::Stay } else { Afterwards::Stop }))
-        }
+        Command::Demo(arguments) => on_one_thread(demo::run(arguments.afterwards())),
         Command::Reference(arguments) => on_one_thread(stop::unless_asked(arguments.run())),
         Command::Drill(arguments) => return exit_code(on_one_thread(stop::unless_asked(arguments.run()))),
         Command::Load(arguments) => {

@@ -55,6 +55,7 @@ async fn story(world: &mut World<'_>, crowd: &mut Crowd) -> Result<()> {
     story::everything_starts(world).await?;
     story::people_arrive(world, crowd).await?;
     story::they_talk(crowd).await?;
+    story::the_page_is_served(world).await?;
     story::a_server_dies(world, crowd).await?;
     story::it_returns(world).await?;
     story::the_configuration_changes(world, crowd).await?;

@@ -18,6 +18,7 @@ mod service;
 mod workspace;
 
 pub mod agent;
+pub mod browser;
 pub mod dns;
 pub mod echo_tcp;
 pub mod http;
@@ -33,6 +34,7 @@ pub mod ws_echo;
 
 pub use agent::Agent;
 pub use binary::binary;
+pub use browser::{Browser, Driver, Scheme};
 pub use dns::DnsServer;
 pub use echo_tcp::EchoTcp;
 pub use eventually::eventually;

@@ -26,8 +26,8 @@ const PAGE_BYTES: usize = MAX_FRAME - PAGE_HEAD;
 impl Session<'_> {
     pub(super) async fn sync(&mut self, Sync { conv, after_seq, limit }: Sync) -> Result<(), End> {
         // A room is followed before it is read, so that no message falls between the page and the first push.
-        if let Err(code) = self.enter(&conv) {
-            return self.say(&sync_err(conv, code, 0)).await;
+        if let Err((code, retry_after_ms)) = self.may_read(&conv).await {
+            return self.say(&sync_err(conv, code, retry_after_ms)).await;
         }
         match self.server.store.page(&conv, after_seq, messages(limit), PAGE_BYTES).await {
             Ok(Page { msgs, last_seq }) => {
@@ -45,8 +45,8 @@ impl Session<'_> {
     }
 
     pub(super) async fn history(&mut self, History { conv, before_seq, limit }: History) -> Result<(), End> {
-        if let Err(code) = self.enter(&conv) {
-            return self.say(&sync_err(conv, code, 0)).await;
+        if let Err((code, retry_after_ms)) = self.may_read(&conv).await {
+            return self.say(&sync_err(conv, code, retry_after_ms)).await;
         }
         let before = if before_seq == 0 { u64::MAX } else { before_seq };
         match self.server.store.page_before(&conv, before, messages(limit), PAGE_BYTES).await {
@@ -76,6 +76,21 @@ impl Session<'_> {
             }
         };
         self.say(&frame).await
+    }
+
+    /// Or why not, and when to ask again.
+    async fn may_read(&mut self, conv: &str) -> Result<(), (RefusalCode, u32)> {
+        match self.come_in(conv).map_err(|code| (code, 0))? {
+            Conversation::Direct(..) | Conversation::Room => Ok(()),
+            Conversation::Group => match self.server.store.is_member(conv, self.seat.user()).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err((RefusalCode::NotAMember, 0)),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a group cannot be read");
+                    Err((RefusalCode::Busy, RETRY_FAILED))
+                }
+            },
+        }
     }
 
     async fn no_page(&mut self, conv: String, error: &StoreError) -> Result<(), End> {

@@ -44,7 +44,9 @@ impl Waiting {
             Self::Advance { of, conv, answer } => {
                 let error = answer.await.err()?;
                 let (code, retry_after_ms) = told(&error);
-                tracing::warn!(%error, cause = error.source(), "a cursor was not moved");
+                if code != RefusalCode::NotAMember {
+                    tracing::warn!(%error, cause = error.source(), "a cursor was not moved");
+                }
                 Some(refused(of, mem::take(conv), code, retry_after_ms))
             }
             Self::Refused(answer) => answer.take(),
@@ -66,6 +68,8 @@ fn sent(client_msg_id: Bytes, conv: String, answer: Result<Stored, StoreError>, 
             load.stored();
             Frame::SendAck(SendAck { client_msg_id, conv, seq, server_time: time, duplicate })
         }
+        // The client's mistake and no trouble of the store.
+        Err(StoreError::NotAMember) => send_err(client_msg_id, conv, RefusalCode::NotAMember, 0),
         Err(error) => {
             load.failed();
             tracing::warn!(%error, cause = error.source(), "a message was not acknowledged");
@@ -79,6 +83,7 @@ fn sent(client_msg_id: Bytes, conv: String, answer: Result<Stored, StoreError>, 
 fn told(error: &StoreError) -> (RefusalCode, u32) {
     match error {
         StoreError::Busy => (RefusalCode::Busy, RETRY_BUSY),
+        StoreError::NotAMember => (RefusalCode::NotAMember, 0),
         StoreError::Failed(_) | StoreError::Closed | StoreError::Injected => (RefusalCode::NotStored, RETRY_FAILED),
     }
 }

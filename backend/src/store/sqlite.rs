@@ -26,10 +26,15 @@ use self::{
     read::Side,
     writer::{Committed, Work, Writer},
 };
-use super::{Advance, Advancing, Appending, Cursor, NewMessage, News, Page, Part, Position, Store, StoreError, Stored};
+use super::{
+    Advance, Advancing, Appending, Cursor, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage, News, Page,
+    Part, Position, Store, StoreError, Stored,
+};
+use crate::group::Group;
 
 mod backup;
 mod commits;
+mod groups;
 mod read;
 mod schema;
 mod writer;
@@ -163,6 +168,38 @@ impl Store for SqliteStore {
     async fn taking_part(&self, user: &str, after: &str, limit: u32) -> Result<Vec<Part>, StoreError> {
         let (user, after) = (user.to_owned(), after.to_owned());
         self.readers.read(move |db| read::taking_part(db, &user, &after, limit)).await
+    }
+
+    async fn create_group(&self, wanted: NewGroup) -> Result<Founded, GroupError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Work::Create { wanted, reply })?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    async fn change_group(&self, wanted: GroupChange) -> Result<(), GroupError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Work::Change { wanted, reply })?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    async fn group(&self, conv: &str) -> Result<Option<Group>, StoreError> {
+        let conv = conv.to_owned();
+        self.readers.read(move |db| Ok(groups::group(&db.transaction()?, &conv)?.map(|(_, group)| group))).await
+    }
+
+    async fn groups(&self, user: &str) -> Result<Vec<GroupOf>, StoreError> {
+        let user = user.to_owned();
+        self.readers.read(move |db| groups::of_user(db, &user)).await
+    }
+
+    async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError> {
+        let conv = conv.to_owned();
+        self.readers.read(move |db| read::cursors(db, &conv)).await
+    }
+
+    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError> {
+        let (conv, user) = (conv.to_owned(), user.to_owned());
+        self.readers.read(move |db| groups::is_member(db, &conv, &user)).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {

@@ -4,8 +4,10 @@
 
 mod agent;
 mod backup;
+mod chat;
 mod crash;
 mod drain;
+mod groups;
 mod haproxy;
 mod http;
 mod limits;

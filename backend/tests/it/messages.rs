@@ -129,7 +129,8 @@ async fn a_wrong_send_is_refused_and_the_session_goes_on() {
     for (frame, want) in [
         (frame("dm:alice:bob", id, 1), RefusalCode::NotAMember),
         (frame("dm:mallory:bob", id, 1), RefusalCode::ConvInvalid),
-        (frame("group:1", id, 1), RefusalCode::ConvInvalid),
+        (frame("channel:1", id, 1), RefusalCode::ConvInvalid),
+        (frame("group:1", id, 1), RefusalCode::NotAMember),
         (frame("room:a", &[1; 15], 1), RefusalCode::IdInvalid),
         (frame("room:a", &[], 1), RefusalCode::IdInvalid),
         (frame("room:a", id, MAX_BODY + 1), RefusalCode::BodyTooLong),

@@ -86,6 +86,17 @@ impl Im {
         request(self.address, &format!("{head}\r\n\r\n{body}")).await
     }
 
+    /// A request of the HTTP API by a user, with `headers` that end with a line break each.
+    pub(crate) async fn api(&self, user: &str, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let token = crate::ws::token(user, 3600);
+        let head = format!(
+            "{method} /api/v1/{path} HTTP/1.1\r\nHost: im\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+             {headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        request(self.address, &(head + body)).await
+    }
+
     pub(crate) async fn fault(&self, wanted: &str) {
         assert_eq!(self.post("/admin/fault", wanted).await.status, 200);
     }

@@ -90,7 +90,7 @@ async fn a_wrong_cursor_is_refused_and_the_session_goes_on() {
     for (conv, want) in [
         (CONV, RefusalCode::NotAMember),
         ("dm:mallory:bob", RefusalCode::ConvInvalid),
-        ("group:1", RefusalCode::ConvInvalid),
+        ("channel:1", RefusalCode::ConvInvalid),
         ("", RefusalCode::ConvInvalid),
     ] {
         for of in ["ack", "read"] {

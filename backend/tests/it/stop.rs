@@ -36,6 +36,12 @@ async fn a_wrong_start_has_an_exit_code_and_a_reason() {
     assert!(code == 3 && said.contains("/no/such/file"), "{code}: {said}");
     let (code, said) = exit_code(&["--jwt-public-key-file", "/dev/null"], None).await;
     assert!(code == 3 && said.contains("PUBLIC KEY"), "{code}: {said}");
+    // A public key checks tokens, it cannot sign them.
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("key.pem");
+    std::fs::write(&key, "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAb9qbj0+bYsKqsD5CNAsb4tSooIxzG6QWGzRod5Un8F4=\n-----END PUBLIC KEY-----\n").unwrap();
+    let (code, said) = exit_code(&["--demo-login", "--jwt-public-key-file", key.to_str().unwrap()], None).await;
+    assert!(code == 3 && said.contains("--demo-login signs tokens"), "{code}: {said}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, said) = exit_code(&["--bind", &address], Some("x")).await;

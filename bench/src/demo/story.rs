@@ -10,7 +10,7 @@ use super::{
     world::{FRANKFURT, SINGAPORE, World, replace_once},
 };
 use crate::{
-    harness::{Signal, eventually},
+    harness::{Signal, eventually, http},
     im::{Journal, checker},
     output,
 };
@@ -98,6 +98,15 @@ pub(super) async fn they_talk(crowd: &mut Crowd) -> Result<()> {
     }
     verify_promises(crowd).await?;
     told("everybody was pushed what the others said");
+    Ok(())
+}
+
+pub(super) async fn the_page_is_served(world: &World<'_>) -> Result<()> {
+    title("There is a chat page for people with a browser");
+    let page = http::get(world.chat, "/chat/").await?;
+    ensure!(page.status == 200 && page.text().contains("<title>warbler chat"), "the edge answered {}", page.status);
+    let node = page.field("x-im-node").context("the page does not say who served it")?;
+    told(&format!("{}   (served by {node}; sign in under any name)", world.page()));
     Ok(())
 }
 
@@ -192,7 +201,11 @@ pub(super) async fn a_mistake_changes_nothing(world: &mut World<'_>, crowd: &mut
     title("The configuration is edited badly: a route to a cluster that is not there");
     let (logins, generation) = (crowd.logins(), world.edge.generation().await?);
     let mut broken = world.configuration.clone();
-    replace_once(&mut broken, "path-prefix = \"/ws\"\ncluster = \"im\"", "path-prefix = \"/ws\"\ncluster = \"in\"")?;
+    replace_once(
+        &mut broken,
+        "path-prefix = \"/whoami\"\ncluster = \"im\"",
+        "path-prefix = \"/whoami\"\ncluster = \"in\"",
+    )?;
     let mark = world.edge.process.log_mark();
     world.workspace.write("demo.toml", &broken)?;
     world.edge.wait_for("warbler_config_last_reload_successful", &[], |ok| ok < 0.5).await?;
@@ -215,6 +228,7 @@ pub(super) async fn a_mistake_changes_nothing(world: &mut World<'_>, crowd: &mut
 pub(super) fn where_to_look(world: &World<'_>) {
     title("Everything stays up until Ctrl-C");
     let edge = &world.edge;
+    told(&format!("chat page           {}   (open it twice, talk, and kill the server that it names)", world.page()));
     told(&format!("WebSocket and HTTP  {}   (each connection starts with a PROXY header)", world.im));
     told(&format!("TCP                 {}   (likewise)", world.opaque));
     told(&format!("metrics             http://{}/metrics", edge.admin));

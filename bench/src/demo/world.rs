@@ -40,7 +40,7 @@ const NODES: [(&str, Place, &str); 6] = [
     ("singapore-2", SINGAPORE, "127.0.0.1:7306"),
 ];
 /// What the edge binds itself in that configuration.
-const OWN_ADDRESSES: [&str; 3] = ["127.0.0.1:9902", "127.0.0.1:7300", "127.0.0.1:7310"];
+const OWN_ADDRESSES: [&str; 4] = ["127.0.0.1:9902", "127.0.0.1:7300", "127.0.0.1:7310", "127.0.0.1:7320"];
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct World<'a> {
     pub(super) im: SocketAddr,
     /// The edge's address for opaque bytes.
     pub(super) opaque: SocketAddr,
+    /// The edge's address for browsers.
+    pub(super) chat: SocketAddr,
     pub(super) secret: Secret,
     /// The configuration as the edge runs it.
     pub(super) configuration: String,
@@ -87,8 +89,13 @@ impl<'a> World<'a> {
         workspace.write("demo.mmdb", mmdb::build(Layout::GeoIp2City, &networks())?)?;
         let file = workspace.write("demo.toml", &configuration)?;
         let edge = Edge::start(workspace, file).await?;
-        let (im, opaque) = (edge.listener("im")?, edge.listener("opaque")?);
-        Ok(Self { workspace, nodes, edge, im, opaque, secret, configuration })
+        let (im, opaque, chat) = (edge.listener("im")?, edge.listener("opaque")?, edge.listener("chat")?);
+        Ok(Self { workspace, nodes, edge, im, opaque, chat, secret, configuration })
+    }
+
+    /// Where the chat page is, for a browser on this machine.
+    pub(super) fn page(&self) -> String {
+        format!("http://{}/chat/", self.chat)
     }
 
     /// The node of this name.
@@ -115,7 +122,7 @@ impl<'a> World<'a> {
 impl Node {
     async fn start(workspace: &Workspace, name: &'static str, place: Place, secret: &Path) -> Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], reserve_port()?));
-        let server = Server::start(workspace, name, address, secret, &[]).await?;
+        let server = Server::start(workspace, name, address, secret, &["--demo-login"]).await?;
         let relay = if place.one_way.is_zero() {
             None
         } else {

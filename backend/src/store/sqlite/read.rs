@@ -73,11 +73,25 @@ pub(super) fn cursor(db: &Connection, conv: &str, user: &str) -> rusqlite::Resul
     .map(Option::unwrap_or_default)
 }
 
+pub(super) fn cursors(db: &Connection, conv: &str) -> rusqlite::Result<Vec<(String, Cursor)>> {
+    // By way of the members: cursors have no index by conversation.
+    db.prepare_cached(
+        "SELECT cursor.user, delivered_seq, read_seq
+         FROM conversation JOIN member ON member.conversation = conversation.id
+         JOIN cursor ON cursor.user = member.user AND cursor.conversation = conversation.id
+         WHERE name = ?1 ORDER BY cursor.user",
+    )?
+    .query_map([conv], |row| Ok((row.get(0)?, cursor_at(row, 1)?)))?
+    .collect()
+}
+
 pub(super) fn taking_part(db: &Connection, user: &str, after: &str, limit: u32) -> rusqlite::Result<Vec<Part>> {
     db.prepare_cached(
         "SELECT name, last_seq, delivered_seq, read_seq
          FROM cursor JOIN conversation ON conversation.id = conversation
-         WHERE user = ?1 AND name > ?2 ORDER BY name LIMIT ?3",
+         WHERE user = ?1 AND name > ?2 AND (name NOT GLOB 'group:*' OR EXISTS (
+             SELECT 1 FROM member WHERE member.user = ?1 AND member.conversation = cursor.conversation))
+         ORDER BY name LIMIT ?3",
     )?
     .query_map((user, after, limit), |row| {
         Ok(Part { conv: row.get(0)?, last_seq: unsigned(row, 1)?, cursor: cursor_at(row, 2)? })

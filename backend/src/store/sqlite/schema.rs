@@ -10,7 +10,7 @@ use super::{super::takes_part, OpenError};
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Step `n` makes version `n + 1` out of version `n`.
-const STEPS: [Step; 2] = [messages, cursors];
+const STEPS: [Step; 3] = [messages, cursors, groups];
 
 /// The version of this program.
 pub(super) fn known() -> usize {
@@ -94,6 +94,29 @@ fn cursors(changes: &Transaction<'_>) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Groups and who is in them. A row of a member who has left goes, the cursor stays: its `move` may be the last one, from
+/// which later ones are counted.
+fn groups(changes: &Transaction<'_>) -> rusqlite::Result<()> {
+    changes.execute_batch(
+        "CREATE TABLE talk_group (
+            conversation INTEGER PRIMARY KEY REFERENCES conversation (id),
+            name TEXT NOT NULL,
+            created INTEGER NOT NULL,
+            creator TEXT NOT NULL,
+            creation_key TEXT,
+            UNIQUE (creator, creation_key)
+        ) STRICT;
+        CREATE TABLE member (
+            user TEXT NOT NULL,
+            conversation INTEGER NOT NULL REFERENCES talk_group (conversation),
+            role INTEGER NOT NULL CHECK (role BETWEEN 1 AND 3),
+            joined INTEGER NOT NULL,
+            PRIMARY KEY (user, conversation)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX member_conversation ON member (conversation);",
+    )
 }
 
 #[cfg(test)]

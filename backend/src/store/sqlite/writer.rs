@@ -17,11 +17,12 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::{
-    super::{Advance, Cursor, NewMessage, StoreError, Stored, takes_part},
+    super::{Advance, Cursor, Founded, GroupChange, GroupError, NewGroup, NewMessage, StoreError, Stored, takes_part},
     commits::Commits,
+    groups,
     read::{conversation, cursor_at, last_move, unsigned},
 };
-use crate::clock::now;
+use crate::{clock::now, conversation::Conversation, group::Denied};
 
 /// Messages and moves in one commit, at most. One sender that waits for each answer got 2 700 messages of 200 bytes a second
 /// stored, 128 unanswered ones 17 000 (development build, two cores, local disk); more only makes the first one wait.
@@ -40,15 +41,26 @@ pub(super) enum Work {
         advance: Advance,
         reply: oneshot::Sender<Result<Cursor, StoreError>>,
     },
+    Create {
+        wanted: NewGroup,
+        reply: oneshot::Sender<Result<Founded, GroupError>>,
+    },
+    Change {
+        wanted: GroupChange,
+        reply: oneshot::Sender<Result<(), GroupError>>,
+    },
     Probe {
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
 }
 
-/// What became of one piece of work, if the commit succeeds.
+/// What became of one piece of work, if the commit succeeds. What was refused has written nothing.
 enum Done {
     Stored(Stored),
     At(Cursor),
+    NotAMember,
+    Founded(Result<Founded, Denied>),
+    Changed(Result<(), Denied>),
     Touched,
 }
 
@@ -100,8 +112,13 @@ impl Writer {
         let mut done = Vec::with_capacity(batch.len());
         for work in batch {
             done.push(match work {
-                Work::Append { message, .. } => Done::Stored(store(&transaction, message, time)?),
+                Work::Append { message, .. } => append(&transaction, message, time)?,
+                Work::Advance { advance: wanted, .. } if strangers(&transaction, &wanted.conv, &wanted.user)? => {
+                    Done::NotAMember
+                }
                 Work::Advance { advance: wanted, .. } => Done::At(advance(&transaction, wanted)?),
+                Work::Create { wanted, .. } => Done::Founded(groups::create(&transaction, wanted, time)?),
+                Work::Change { wanted, .. } => Done::Changed(groups::change(&transaction, wanted, time)?),
                 Work::Probe { .. } => touch(&transaction, time).map(|()| Done::Touched)?,
             });
         }
@@ -116,7 +133,11 @@ impl Writer {
             // A sender that has gone meanwhile gets no answer and will ask again; there is nobody to tell.
             let _heard = match (work, done) {
                 (Work::Append { reply, .. }, Done::Stored(place)) => reply.send(Ok(place)).is_ok(),
+                (Work::Append { reply, .. }, Done::NotAMember) => reply.send(Err(StoreError::NotAMember)).is_ok(),
                 (Work::Advance { reply, .. }, Done::At(cursor)) => reply.send(Ok(cursor)).is_ok(),
+                (Work::Advance { reply, .. }, Done::NotAMember) => reply.send(Err(StoreError::NotAMember)).is_ok(),
+                (Work::Create { reply, .. }, Done::Founded(founded)) => reply.send(founded.map_err(Into::into)).is_ok(),
+                (Work::Change { reply, .. }, Done::Changed(changed)) => reply.send(changed.map_err(Into::into)).is_ok(),
                 (Work::Probe { reply }, Done::Touched) => reply.send(Ok(())).is_ok(),
                 _ => unreachable!("commit makes of each piece of work what belongs to it"),
             };
@@ -132,6 +153,8 @@ impl Writer {
             let _heard = match work {
                 Work::Append { reply, .. } => reply.send(Err(error.clone())).is_ok(),
                 Work::Advance { reply, .. } => reply.send(Err(error.clone())).is_ok(),
+                Work::Create { reply, .. } => reply.send(Err(error.clone().into())).is_ok(),
+                Work::Change { reply, .. } => reply.send(Err(error.clone().into())).is_ok(),
                 Work::Probe { reply } => reply.send(Err(error.clone())).is_ok(),
             };
         }
@@ -139,10 +162,29 @@ impl Writer {
 }
 
 /// Gives a message its place, or finds the one that it has.
-fn store(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusqlite::Result<Stored> {
+fn append(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusqlite::Result<Done> {
     if let Some(first) = find(transaction, message)? {
-        return Ok(first);
+        return Ok(Done::Stored(first));
     }
+    if strangers(transaction, &message.conv, &message.sender)? {
+        return Ok(Done::NotAMember);
+    }
+    let (_, seq) = write_message(transaction, message, time)?;
+    Ok(Done::Stored(Stored { seq, time, duplicate: false }))
+}
+
+/// Whether a conversation is a group that this user is not in.
+fn strangers(transaction: &Transaction<'_>, conv: &str, user: &str) -> rusqlite::Result<bool> {
+    let group = matches!(Conversation::parse(conv), Some(Conversation::Group));
+    Ok(group && !groups::is_member(transaction, conv, user)?)
+}
+
+/// Gives a new message the next place in its conversation: the conversation's key and that place.
+pub(super) fn write_message(
+    transaction: &Transaction<'_>,
+    message: &NewMessage,
+    time: u64,
+) -> rusqlite::Result<(i64, u64)> {
     let (conversation, seq) = transaction
         .prepare_cached(
             "INSERT INTO conversation (name, last_seq) VALUES (?1, 1)
@@ -167,7 +209,18 @@ fn store(transaction: &Transaction<'_>, message: &NewMessage, time: u64) -> rusq
             time.cast_signed(),
         ))?;
     take_part(transaction, conversation, seq, message)?;
-    Ok(Stored { seq, time, duplicate: false })
+    Ok((conversation, seq))
+}
+
+/// Lets a user take part who has read everything up to a place, or further. Nobody is told.
+pub(super) fn begin_reading(
+    transaction: &Transaction<'_>,
+    conversation: i64,
+    user: &str,
+    read: u64,
+) -> rusqlite::Result<()> {
+    let (at, moved) = find_cursor(transaction, conversation, user)?.unwrap_or_default();
+    write_cursor(transaction, conversation, user, "", at.advanced(Cursor::read(read)), moved)
 }
 
 /// Gives cursors to those who take part from this message on, and moves the sender's past it if nothing is unread
