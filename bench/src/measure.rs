@@ -151,17 +151,18 @@ impl Stage {
     async fn work(&self, row: Row, watched: Watched, way: &Way, circumstances: Circumstances) -> Result<Measurement> {
         let size = &self.size;
         let Circumstances { open, rate, .. } = circumstances;
-        let _beside =
-            if row.measure.has_connections_beside() { way.open_all(open.unwrap_or(0)).await? } else { vec![] };
+        let beside = open.unwrap_or(0);
         let exchanges = |count| Exchanges { count, connections: open.unwrap_or(size.active), at_once: size.active };
         let new = size.new_connections;
         match row.measure {
             Measure::Idle => memory::idle(watched, way, open.unwrap_or(size.connections)).await,
             Measure::Message => exchange::cpu(watched, way, exchanges(size.messages)).await,
             Measure::Request => exchange::cpu(watched, way, exchanges(size.requests)).await,
-            Measure::Connect | Measure::HandshakeFull => connect::connections(watched, way, Sessions::Fresh, new).await,
-            Measure::HandshakeResumed => connect::connections(watched, way, Sessions::Resumed, new).await,
-            Measure::Bulk => bulk::download(watched, way, self.bulk_bytes(row.protocol)).await,
+            Measure::Connect | Measure::HandshakeFull => {
+                connect::connections(watched, way, Sessions::Fresh, new, beside).await
+            }
+            Measure::HandshakeResumed => connect::connections(watched, way, Sessions::Resumed, new, beside).await,
+            Measure::Bulk => bulk::download(watched, way, self.bulk_bytes(row.protocol), beside).await,
             Measure::GivenBack => memory::given_back(watched, way, open.unwrap_or(size.mass), size.rest).await,
             Measure::Latency => {
                 let rate = rate.context("latency is measured at a rate")?;

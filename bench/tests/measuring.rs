@@ -131,11 +131,12 @@ async fn growth_is_measured_with_reloads_going_on() {
         "request/http1` warbler: CPU",
         "latency/tcp` warbler: p50",
         "latency/tcp` warbler: p99 of quiet windows",
+        "latency/tcp` warbler: p99",
         "bulk/tcp` warbler: bytes by CPU second",
         "given-back/tcp` warbler: given back",
     ] {
         assert!(done.stdout.contains(&format!("| `{line} | **")), "{line}: {}", done.stdout);
     }
     let raw: Value = serde_json::from_str(&read("raw.json")).unwrap();
-    assert_eq!(raw["samples"].as_array().unwrap().len(), 18);
+    assert_eq!(raw["samples"].as_array().unwrap().len(), 20);
 }

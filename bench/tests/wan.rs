@@ -31,7 +31,15 @@ fn link(test: &str) -> Option<Link> {
         output::talk("NOT TESTED: a network of its own needs root and /dev/net/tun");
         return None;
     }
-    Some(Link::start(&name(test)).expect("a network"))
+    match Link::start(&name(test)) {
+        Ok(link) => Some(link),
+        // Root without the capability, as in some containers.
+        Err(error) if format!("{error:#}").contains("not permitted") => {
+            output::talk(format!("NOT TESTED: {error:#}"));
+            None
+        }
+        Err(error) => panic!("{error:#}"),
+    }
 }
 
 /// An echo in the namespace. The link has to be good when it is asked for.
@@ -99,6 +107,14 @@ async fn a_throttled_network_takes_its_time() {
     // Without the part that the queue takes in at once.
     let took = echoes(&mut client, &[7; 80_000]).await;
     assert!(took >= Duration::from_millis(500), "{took:?}");
+    link.ways().change(Direction::Back, |way| way.bytes_per_second = Some(100));
+    client.send(&[7; 3000]).await.unwrap();
+    client.expect_silence(Duration::from_millis(50)).await.unwrap();
+    link.ways().change(Direction::Back, |way| way.bytes_per_second = None);
+    // At a hundred bytes a second this would take half a minute.
+    let began = Instant::now();
+    client.read_exact(3000).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -122,7 +138,7 @@ async fn a_silent_network_answers_nothing_and_comes_back() {
 async fn a_namespace_is_gone_with_its_link_and_nobody_elses_is_taken() {
     let Some(first) = link("twice") else { return };
     let error = format!("{:#}", Link::start(first.namespace()).unwrap_err());
-    assert!(error.contains("File exists"), "{error}");
+    assert!(error.contains("ip netns delete wan-"), "{error}");
     assert!(format!("{:#}", Link::start("a b").unwrap_err()).contains("no name for a namespace"));
     let second = link("second").unwrap();
     assert_ne!(first.far(), second.far());

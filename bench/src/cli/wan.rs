@@ -1,6 +1,6 @@
 //! The command line of `wan`: a long or bad way, as a relay or as a network, that obeys while it runs.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -56,7 +56,7 @@ impl Wan {
     /// Relays until asked to stop.
     pub(super) async fn run(self) -> Result<()> {
         let Self { listen, to, namespace, control, delay, jitter, loss, rate } = self;
-        let place = match (namespace, to) {
+        let mut place = match (namespace, to) {
             (Some(name), _) => Place::Network(Link::start(&name)?),
             (None, to) => {
                 let to = to.context("nowhere to relay to: say --to")?;
@@ -67,7 +67,10 @@ impl Wan {
         let mut addresses = place.addresses();
         let Some(control) = control else {
             output::ready(&addresses);
-            return stop::asked().await;
+            return tokio::select! {
+                outcome = stop::asked() => outcome,
+                error = place.broken() => Err(error),
+            };
         };
         let control = Control::bind(control, Arc::clone(place.ways()))?;
         addresses["control"] = json!([control.address()?.to_string()]);
@@ -75,11 +78,20 @@ impl Wan {
         tokio::select! {
             outcome = control.run() => outcome,
             outcome = stop::asked() => outcome,
+            error = place.broken() => Err(error),
         }
     }
 }
 
 impl Place {
+    /// Waits until it works no more.
+    async fn broken(&mut self) -> anyhow::Error {
+        match self {
+            Self::Relay(_) => pending().await,
+            Self::Network(link) => link.broken().await,
+        }
+    }
+
     fn ways(&self) -> &Arc<Ways> {
         match self {
             Self::Relay(wan) => wan.ways(),

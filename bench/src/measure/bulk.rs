@@ -17,7 +17,18 @@ const CONNECTIONS: usize = 4;
 /// What each connection carries before the meter runs.
 const WARM_UP: u64 = 4 << 20;
 
-pub(super) async fn download(watched: Watched, way: &Way, bytes: u64) -> Result<Measurement> {
+/// `beside` tunnels that have carried one byte are open meanwhile.
+pub(super) async fn download(watched: Watched, way: &Way, bytes: u64, beside: usize) -> Result<Measurement> {
+    let expected = bulk_piece();
+    let _beside: Vec<Stream> = streams::iter(0..beside)
+        .map(async |_| {
+            let mut stream = way.open().await?;
+            one(&mut stream, 1, &expected).await?;
+            anyhow::Ok(stream)
+        })
+        .buffer_unordered(CONNECTIONS)
+        .try_collect()
+        .await?;
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS {
         streams.push(way.open().await?);

@@ -18,7 +18,15 @@ use super::{
 /// Connections at a time, each from a lane of its own: below every proxy's accept queue.
 const LANES: usize = 32;
 
-pub(super) async fn connections(watched: Watched, way: &Way, sessions: Sessions, count: usize) -> Result<Measurement> {
+/// `beside` silent tunnels are open meanwhile.
+pub(super) async fn connections(
+    watched: Watched,
+    way: &Way,
+    sessions: Sessions,
+    count: usize,
+    beside: usize,
+) -> Result<Measurement> {
+    let _beside = way.connect_all(beside).await?;
     let mut lanes = Vec::new();
     for _ in 0..LANES.min(count) {
         // Tickets serve once, so lanes share none: a lane resumes what its own last connection was given.

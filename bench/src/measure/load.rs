@@ -53,11 +53,6 @@ impl Way {
         Stream::open(self.address, self.tls.clone()).await
     }
 
-    /// As many connections, on which nothing is said but a TLS handshake.
-    pub(super) async fn open_all(&self, count: usize) -> Result<Vec<Stream>> {
-        streams::iter(0..count).map(|_| self.open()).buffer_unordered(OPENED_AT_ONCE).try_collect().await
-    }
-
     /// As many clients, connected, with one exchange done by each.
     pub(super) async fn connect_all(&self, count: usize) -> Result<Vec<Client>> {
         if self.protocol == Protocol::Http2 {

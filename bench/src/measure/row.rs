@@ -149,11 +149,6 @@ impl Row {
 }
 
 impl Measure {
-    /// Whether its own connections are few, so that those that are open at all stand beside them.
-    pub(super) fn has_connections_beside(self) -> bool {
-        matches!(self, Self::Connect | Self::HandshakeFull | Self::HandshakeResumed | Self::Bulk)
-    }
-
     fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",

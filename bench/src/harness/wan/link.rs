@@ -5,7 +5,8 @@
 //! `TCP_INFO`, retransmissions, time-outs. (This is for machines whose kernel has no `netem`.) It needs root
 //! (`CAP_NET_ADMIN` and `CAP_SYS_ADMIN`), `/dev/net/tun`, and the program `ip` of Debian's iproute2.
 //!
-//! Addresses are of 198.18.0.0/15, which RFC 2544 sets apart for benchmarks: no packet leaves the machine.
+//! Addresses are of 198.18.0.0/15, which RFC 2544 sets apart for benchmarks. While the link is there, no packet leaves the
+//! machine; whoever still sends to the far address when it is gone takes the machine's default route.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -13,8 +14,8 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use tokio::task::JoinHandle;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokio::task::JoinSet;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
 use super::{Direction, Way, Ways, packets};
@@ -32,7 +33,7 @@ pub struct Link {
     near: Ipv4Addr,
     far: Ipv4Addr,
     ways: Arc<Ways>,
-    carriers: [JoinHandle<Result<()>>; 2],
+    carriers: JoinSet<Result<()>>,
 }
 
 impl Link {
@@ -41,8 +42,7 @@ impl Link {
     /// # Errors
     /// When there is such a namespace already, or the privileges, the device or the program are missing.
     pub fn start(namespace: &str) -> Result<Self> {
-        let namespace = Namespace::create(namespace)
-            .context("a network of its own needs root, /dev/net/tun and the program ip (Debian: iproute2)")?;
+        let namespace = Namespace::create(namespace)?;
         let (number, near_device) = near_device()?;
         let far_device = device(&far_name(number)).context("cannot make a TUN device")?;
         let (near, far) = (Ipv4Addr::new(198, 18, number, 1), Ipv4Addr::new(198, 18, number, 2));
@@ -54,9 +54,9 @@ impl Link {
         namespace.ip(&["link", "set", "lo", "up"])?;
         let ways = Arc::new(Ways::new(Way::default(), false));
         let (here, there) = (Arc::new(near_device), Arc::new(far_device));
-        let out = packets::carry(here.clone(), there.clone(), Direction::Out, ways.told());
-        let back = packets::carry(there, here, Direction::Back, ways.told());
-        let carriers = [tokio::spawn(out), tokio::spawn(back)];
+        let mut carriers = JoinSet::new();
+        carriers.spawn(packets::carry(here.clone(), there.clone(), Direction::Out, ways.told()));
+        carriers.spawn(packets::carry(there, here, Direction::Back, ways.told()));
         Ok(Self { namespace, near, far, ways, carriers })
     }
 
@@ -83,18 +83,19 @@ impl Link {
         &self.ways
     }
 
+    /// Waits until packets are carried no more, which is not meant to happen, and says why.
+    pub async fn broken(&mut self) -> anyhow::Error {
+        match self.carriers.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Err(error)) => error.into(),
+            Some(Ok(Ok(()))) | None => anyhow!("nobody carries packets"),
+        }
+    }
+
     /// The same program, in the namespace.
     #[must_use]
     pub fn inside(&self, launch: Launch) -> Launch {
         launch.through("ip", &["netns", "exec", &self.namespace.0])
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        for carrier in &self.carriers {
-            carrier.abort();
-        }
     }
 }
 
@@ -109,8 +110,17 @@ impl Namespace {
             (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('-'),
             "{name:?} is no name for a namespace: 1 to 64 letters, digits, - and _"
         );
-        ip(&["netns", "add", name])?;
-        Ok(Self(name.to_owned()))
+        match ip(&["netns", "add", name]) {
+            Ok(()) => Ok(Self(name.to_owned())),
+            Err(error) if error.to_string().contains("File exists") => {
+                Err(error
+                    .context(format!("there is a namespace {name:?}: if nobody uses it, `ip netns delete {name}`")))
+            }
+            Err(error) => {
+                Err(error
+                    .context("a network of its own needs root, /dev/net/tun and the program ip (Debian: iproute2)"))
+            }
+        }
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<()> {

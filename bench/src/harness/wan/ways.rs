@@ -16,6 +16,8 @@ pub struct Ways {
 pub(super) struct Told {
     pub(super) out: Way,
     pub(super) back: Way,
+    /// How often one of them was changed.
+    pub(super) changes: u64,
     /// How often everything was cut.
     pub(super) cuts: u64,
 }
@@ -36,7 +38,7 @@ impl Told {
 impl Ways {
     /// Both directions the same, and whether connections end on the way, so that they can be cut there.
     pub(super) fn new(way: Way, carries_connections: bool) -> Self {
-        Self { told: watch::Sender::new(Told { out: way, back: way, cuts: 0 }), carries_connections }
+        Self { told: watch::Sender::new(Told { out: way, back: way, ..Told::default() }), carries_connections }
     }
 
     pub(super) fn told(&self) -> watch::Receiver<Told> {
@@ -52,6 +54,7 @@ impl Ways {
     /// Changes one direction, for what is read from now on, on open connections too.
     pub fn change(&self, direction: Direction, change: impl FnOnce(&mut Way)) {
         self.told.send_modify(|told| {
+            told.changes += 1;
             change(match direction {
                 Direction::Out => &mut told.out,
                 Direction::Back => &mut told.back,
@@ -62,6 +65,7 @@ impl Ways {
     /// Changes both directions, at the same moment.
     pub fn change_both(&self, change: impl Fn(&mut Way)) {
         self.told.send_modify(|told| {
+            told.changes += 1;
             change(&mut told.out);
             change(&mut told.back);
         });
