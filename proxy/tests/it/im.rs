@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use bench::harness::{Launch, Process, Workspace, binary, http};
-use bench::im::{Door, Journal, Phone, Secret, Session};
+use bench::im::{Door, Event, Journal, Msg, Phone, Secret, Session};
+use tokio::time::timeout;
 
 use crate::edge::{Edge, SOON};
 use crate::parts::endpoints;
@@ -18,6 +19,14 @@ async fn server(workspace: &Workspace, secret: &Secret) -> (Process, SocketAddr)
     let process = Process::start(workspace, launch).await.unwrap();
     let address = process.address("http", 0).unwrap();
     (process, address)
+}
+
+async fn next_push(phone: &mut Phone) -> Msg {
+    loop {
+        if let Event::Pushed(message) = phone.next().await {
+            return message;
+        }
+    }
 }
 
 #[tokio::test]
@@ -35,21 +44,22 @@ async fn people_log_in_send_and_hear_each_other_through_the_edge() {
     edge.wait_for_standing(address, "up").await;
     let door = Door::new(edge.address("web"));
 
-    let mut bob = Session::open(&door, secret.token("bob", SOON), "phone").await.unwrap();
-    assert_eq!(bob.node(), "one");
+    let mut bob = Phone::new("bob", door.clone(), &secret, &Journal::default());
+    bob.online(SOON).await.unwrap();
+    assert_eq!(bob.node(), Some("one"));
     let mut alice = Phone::new("alice", door.clone(), &secret, &Journal::default());
     for number in 1..=20 {
         let seq = alice.say("dm:alice:bob", &format!("message {number}"), SOON).await.unwrap();
         assert_eq!(seq, number);
-        let heard = bob.next_push(SOON).await.unwrap().unwrap();
+        let heard = timeout(SOON, next_push(&mut bob)).await.unwrap();
         assert_eq!((heard.seq, &heard.body[..]), (number, format!("message {number}").as_bytes()));
     }
-    assert_eq!(bob.history("dm:alice:bob", 0).await.unwrap().len(), 20);
-    bob.ping().await.unwrap();
+    assert_eq!(bob.history("dm:alice:bob", SOON).await.unwrap().len(), 20);
+    bob.check_alive().await.unwrap();
     assert_eq!(edge.count("warbler_tunnels", &[("cluster", "im")]).await, 2);
 
     // A wrong token is the server's word, and only what a route names is reached at all.
-    let refused = Session::open(&door, Secret::random().token("mallory", SOON), "phone").await;
+    let refused = Session::open(&door, Secret::random().token("mallory", SOON), "phone", None).await;
     assert!(refused.is_err());
     assert_eq!(http::get(edge.address("web"), "/load").await.unwrap().status, 404);
 
