@@ -4,14 +4,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
     connection::{Connection, End},
     downstream::{Downstream, Origin},
     http,
-    proxy_protocol::{self, HeaderError},
+    proxy_protocol::{self, Believed, HeaderError},
     server::Server,
     session,
 };
@@ -58,7 +58,7 @@ async fn serve(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, speaks:
 
 async fn serve_http(server: Arc<Server>, mut stream: Downstream, peer: SocketAddr) {
     // Boxed, so that a connection at rest does not carry the space of its first moments.
-    match Box::pin(origin(&server, &mut stream, peer, http::IDLE)).await {
+    match Box::pin(origin(&server, &mut stream, peer, Instant::now() + http::IDLE)).await {
         Ok(from) => http::serve(server, stream, from).await,
         Err(refused) => refused.log(peer),
     }
@@ -67,27 +67,31 @@ async fn serve_http(server: Arc<Server>, mut stream: Downstream, peer: SocketAdd
 async fn serve_frames(server: Arc<Server>, mut stream: Downstream, peer: SocketAddr) {
     let place = if server.draining() { Err(End::Restart) } else { server.place().ok_or(End::Full) };
     let patience = server.config.login_timeout;
+    let login_by = Instant::now() + patience;
     let place = match place {
         Ok(place) => place,
-        Err(end) => return part(&server, stream, end).await,
+        Err(end) => return part(&server, stream, peer, end).await,
     };
-    match Box::pin(origin(&server, &mut stream, peer, patience)).await {
+    match Box::pin(origin(&server, &mut stream, peer, login_by)).await {
         Ok(from) if from.unnamed => Refused::Unnamed.log(peer),
         Ok(from) => {
+            // From these networks a header is there, and the client behind the proxy begins after it.
+            let headed = server.believes(peer.ip()) == Believed::Yes;
+            let login_by = if headed { Instant::now() + patience } else { login_by };
             let connection = Connection::tcp(stream, server.config.stall_timeout);
             // A task of its own, because this one has the space of an HTTP connection.
-            server.spawn(session::run(Arc::clone(&server), connection, from, place));
+            server.spawn(session::run(Arc::clone(&server), connection, from, login_by, place));
         }
-        Err(Refused::Silent) => part(&server, stream, End::LoginTimeout).await,
-        Err(Refused::Leaving) => part(&server, stream, End::Restart).await,
+        Err(Refused::Silent) => part(&server, stream, peer, End::LoginTimeout).await,
+        Err(Refused::Leaving) => part(&server, stream, peer, End::Restart).await,
         Err(refused) => refused.log(peer),
     }
 }
 
-/// Says why there is no session.
-async fn part(server: &Server, stream: Downstream, end: End) {
-    server.metrics.closed(end);
-    Box::pin(Connection::tcp(stream, server.config.stall_timeout).close(end)).await;
+/// Parts with somebody who has not said who it is.
+async fn part(server: &Server, stream: Downstream, peer: SocketAddr, end: End) {
+    let connection = Connection::tcp(stream, server.config.stall_timeout);
+    session::refuse(server, connection, Origin::direct(peer), end).await;
 }
 
 /// Why a connection is not served.
@@ -115,14 +119,9 @@ impl Refused {
     }
 }
 
-/// Finds out who it is. The first byte has to come within `patience`.
-async fn origin(
-    server: &Server,
-    stream: &mut Downstream,
-    peer: SocketAddr,
-    patience: Duration,
-) -> Result<Origin, Refused> {
-    let origin = timeout(patience, proxy_protocol::origin(stream, peer, server.believes(peer.ip())));
+/// Finds out who it is, by a moment.
+async fn origin(server: &Server, stream: &mut Downstream, peer: SocketAddr, by: Instant) -> Result<Origin, Refused> {
+    let origin = timeout_at(by, proxy_protocol::origin(stream, peer, server.believes(peer.ip())));
     tokio::select! {
         origin = origin => origin.map_err(|_elapsed| Refused::Silent)?.map_err(Refused::Header),
         () = server.leaving.cancelled() => Err(Refused::Leaving),

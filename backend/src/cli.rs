@@ -184,7 +184,7 @@ pub(crate) fn main() -> ExitCode {
         },
         Command::Backup(Backup { data, to }) => tell("backed-up", backup::back_up(&Sqlite, &data, &to)),
         Command::Restore(Restore { from, data }) => tell("restored", backup::restore(&Sqlite, &from, &data)),
-        Command::Verify(Verify { from }) => tell("verified", backup::verify::<Sqlite>(&from)),
+        Command::Verify(Verify { from }) => tell("verified", backup::verify(&Sqlite, &from)),
     };
     ExitCode::from(exit as u8)
 }

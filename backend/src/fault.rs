@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     group::Group,
     store::{
-        Advance, Advancing, Appending, Cursor, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage, News,
-        Page, Part, Position, Store, StoreError,
+        Advance, Advancing, Appending, Cursor, Cut, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage,
+        News, Page, Part, Position, Store, StoreError,
     },
 };
 
@@ -130,12 +130,8 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
         self.store.advance(advance)
     }
 
-    async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
-        self.store.page(conv, after_seq, limit, max_bytes).await
-    }
-
-    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
-        self.store.page_before(conv, before_seq, limit, max_bytes).await
+    async fn page(&self, conv: &str, user: &str, cut: Cut) -> Result<Page, StoreError> {
+        self.store.page(conv, user, cut).await
     }
 
     async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError> {
@@ -170,10 +166,6 @@ impl<S: Store + ?Sized> Store for Faulty<S> {
 
     async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError> {
         self.store.cursors(conv).await
-    }
-
-    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError> {
-        self.store.is_member(conv, user).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {

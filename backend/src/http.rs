@@ -23,10 +23,13 @@ use crate::{
 };
 
 mod admin;
+mod allowances;
 mod api;
 mod chat;
 mod demo_login;
 mod groups;
+
+pub(crate) use allowances::Allowances;
 
 /// How long a connection may take for a request's head, also for the first and between two. Longer than the 60 s for
 /// which proxies commonly keep idle upstream connections, so that the proxy closes first.

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 
 mod accept;
 mod agent;
+mod allowance;
 mod clock;
 mod connection;
 mod conversation;

@@ -13,7 +13,8 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Config, delivery::Delivery, fault::Faults, load::Load, metrics::Metrics, proxy_protocol::Believed, store::Store,
+    Config, delivery::Delivery, fault::Faults, http::Allowances, load::Load, metrics::Metrics,
+    proxy_protocol::Believed, store::Store,
 };
 
 /// How long a check that the store takes writes waits for its commit: shorter than what a prober waits for the answer.
@@ -25,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) faults: Arc<Faults>,
     pub(crate) delivery: Delivery,
     pub(crate) load: Load,
+    /// How much each user may change over the HTTP API.
+    pub(crate) allowances: Allowances,
     pub(crate) metrics: Metrics,
     /// Cancelled when everybody has to leave.
     pub(crate) leaving: CancellationToken,
@@ -37,6 +40,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(config: Config, store: Arc<dyn Store>, faults: Arc<Faults>, metrics: Metrics) -> Self {
         Self {
+            allowances: Allowances::new(config.limits.requests_per_second),
             config,
             store,
             faults,

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    allowance::{Allowance, Verdict},
     clock::now,
     connection::{Connection, End},
     conversation::Conversation,
@@ -25,14 +26,12 @@ use crate::{
 };
 
 use self::{
-    allowance::{Allowance, Verdict},
     login::log_in,
     record::Record,
     refusal::{refusal, refused, send_err},
     waiting::{Waiting, first_answer},
 };
 
-mod allowance;
 mod login;
 mod pages;
 mod presence;
@@ -49,24 +48,37 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// How long unanswered sends are waited for when the session ends politely.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Serves a connection on which frames are spoken, from its first one until it is closed.
-pub(crate) async fn run(server: Arc<Server>, mut connection: Connection, from: Origin, place: Place) {
+/// Serves a connection on which frames are spoken, from its first one, which has to be there by `login_by`, until it is
+/// closed.
+pub(crate) async fn run(
+    server: Arc<Server>,
+    mut connection: Connection,
+    from: Origin,
+    login_by: Instant,
+    place: Place,
+) {
     // Boxed, so that a session at rest does not carry the space of its first and last moments.
-    let end = match Box::pin(log_in(&server, &mut connection)).await {
+    match Box::pin(log_in(&server, &mut connection, login_by)).await {
         Ok((seat, identity, pushes)) => {
             let record = Record::begins(Arc::clone(&seat.link), connection.transport(), from);
             let end = Session::new(Arc::clone(&server), &mut connection, seat, &identity, pushes).run().await;
             record.ends(end);
-            end
+            close(&server, connection, end).await;
         }
-        Err(end) => {
-            record::no_session(connection.transport(), from, end);
-            end
-        }
-    };
+        Err(end) => refuse(&server, connection, from, end).await,
+    }
+    drop(place);
+}
+
+/// Says why there is no session, to the client and in the log.
+pub(crate) async fn refuse(server: &Server, connection: Connection, from: Origin, end: End) {
+    record::no_session(connection.transport(), from, end);
+    close(server, connection, end).await;
+}
+
+async fn close(server: &Server, connection: Connection, end: End) {
     server.metrics.closed(end);
     Box::pin(connection.close(end)).await;
-    drop(place);
 }
 
 type Pushes = mpsc::Receiver<Arc<Push>>;

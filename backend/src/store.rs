@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use prometheus::core::Collector;
 
 pub mod backup;
+mod directory;
 mod sqlite;
 
 pub use sqlite::{OpenError, Sqlite, SqliteStore};
@@ -47,12 +48,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`Store::append`]. In a group only members have cursors that move.
     fn advance(&self, advance: Advance) -> Advancing;
 
-    /// Messages of a conversation after `after_seq`, at most `limit` of them and at most `max_bytes` of bodies, but
-    /// at least one if there is one.
-    async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError>;
-
-    /// The last messages of a conversation before `before_seq`, within the same limits. Also in the order of `seq`.
-    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError>;
+    /// What `user` reads of a conversation: messages after or before a place, within limits. Of a group only members read:
+    /// [`StoreError::NotAMember`] for others, as of the same moment as the page.
+    async fn page(&self, conv: &str, user: &str, cut: Cut) -> Result<Page, StoreError>;
 
     /// Where a user's cursor in a conversation stands; at the beginning if there is none.
     async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError>;
@@ -77,9 +75,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// How far the members of a group have got, by user.
     async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError>;
-
-    /// Whether a user is in a group.
-    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError>;
 
     /// The end of the feed.
     async fn newest(&self) -> Result<Position, StoreError>;
@@ -252,6 +247,25 @@ pub enum GroupError {
     Denied(#[from] Denied),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Which piece of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub side: Side,
+    /// Most messages.
+    pub limit: u32,
+    /// Most bytes of bodies; but one message is given, if there is one.
+    pub max_bytes: usize,
+}
+
+/// On which side of a place in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first messages after this `seq`.
+    After(u64),
+    /// The last messages before this `seq`.
+    Before(u64),
 }
 
 /// A piece of a conversation.

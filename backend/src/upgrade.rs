@@ -20,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use ring::digest;
+use tokio::time::Instant;
 
 use crate::{
     connection::Connection,
@@ -58,8 +59,9 @@ async fn serve(server: Arc<Server>, upgrade: OnUpgrade, wire: Wire, from: Origin
             let mut stream = parts.io.into_inner();
             stream.put_back(parts.read_buf);
             let connection = Connection::websocket(stream, wire, server.config.stall_timeout);
+            let login_by = Instant::now() + server.config.login_timeout;
             // A task of its own, because this one has the space of what it has done so far.
-            server.spawn(session::run(Arc::clone(&server), connection, from, place));
+            server.spawn(session::run(Arc::clone(&server), connection, from, login_by, place));
         }
         Err(_other) => tracing::error!("hyper gave back another stream than it was given"),
     }

@@ -16,16 +16,18 @@ use backend::{
     frame::{GroupEvent, KIND_GROUP, MAX_GROUPS, MAX_MEMBERS, Role},
     group::{Denied, Order},
     store::{
-        Advance, Cursor, Fed, Founded, GroupChange, GroupError, GroupOf, Moved, NewGroup, NewMessage, OpenError, Part,
-        Position, SqliteStore, Store, StoreError, Stored,
+        Advance, Cursor, Cut, Fed, Founded, GroupChange, GroupError, GroupOf, Moved, NewGroup, NewMessage, OpenError,
+        Part, Position, Side, SqliteStore, Store, StoreError, Stored,
     },
 };
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 use tempfile::TempDir;
 
 const ENOUGH: u32 = 500;
 const ROOMY: usize = 1 << 20;
+/// Everything from the beginning.
+const ALL: Cut = Cut { side: Side::After(0), limit: ENOUGH, max_bytes: ROOMY };
 
 fn message(conv: &str, sender: &str, id: u128) -> NewMessage {
     NewMessage {
@@ -94,9 +96,9 @@ async fn members(store: &dyn Store, conv: &str) -> Vec<(String, Role)> {
     group.map(|group| group.members.into_iter().map(|(user, member)| (user, member.role)).collect()).unwrap_or_default()
 }
 
-/// What has happened to `group:1`, by whom.
-async fn events(store: &dyn Store) -> Vec<(u64, String, GroupEvent)> {
-    let page = store.page("group:1", 0, ENOUGH, ROOMY).await.unwrap();
+/// What has happened to `group:1`, by whom, as one of its members reads it.
+async fn events(store: &dyn Store, reader: &str) -> Vec<(u64, String, GroupEvent)> {
+    let page = store.page("group:1", reader, ALL).await.unwrap();
     let told = page.msgs.into_iter().filter(|msg| msg.kind == KIND_GROUP);
     told.map(|msg| (msg.seq, msg.sender, serde_json::from_slice(&msg.body).unwrap())).collect()
 }
@@ -123,7 +125,7 @@ mod suite {
 
     pub(crate) async fn a_message_comes_back_as_it_was_given(store: &dyn Store) {
         let stored = append(store, "room:a", "alice", 7).await;
-        let page = store.page("room:a", 0, ENOUGH, ROOMY).await.unwrap();
+        let page = store.page("room:a", "alice", ALL).await.unwrap();
         let msg = &page.msgs[0];
         assert_eq!((msg.conv.as_str(), msg.seq, msg.sender.as_str()), ("room:a", 1, "alice"));
         assert_eq!(msg.client_msg_id[..], 7_u128.to_be_bytes());
@@ -156,7 +158,7 @@ mod suite {
         // The same id of somebody else, or elsewhere, is another message.
         assert_eq!(append(store, "room:a", "bob", 1).await.seq, 3);
         assert!(!append(store, "room:b", "alice", 1).await.duplicate);
-        assert_eq!(store.page("room:a", 0, ENOUGH, ROOMY).await.unwrap().msgs.len(), 3);
+        assert_eq!(store.page("room:a", "alice", ALL).await.unwrap().msgs.len(), 3);
     }
 
     pub(crate) async fn a_message_repeated_within_one_commit_is_stored_once(store: &dyn Store) {
@@ -171,7 +173,8 @@ mod suite {
             append(store, "room:a", "alice", id).await;
         }
         let seqs = async |after, limit, bytes| {
-            let page = store.page("room:a", after, limit, bytes).await.unwrap();
+            let page =
+                store.page("room:a", "bob", Cut { side: Side::After(after), limit, max_bytes: bytes }).await.unwrap();
             assert_eq!(page.last_seq, 10);
             page.msgs.iter().map(|msg| msg.seq).collect::<Vec<_>>()
         };
@@ -184,7 +187,7 @@ mod suite {
     }
 
     pub(crate) async fn an_unknown_conversation_is_an_empty_one(store: &dyn Store) {
-        let page = store.page("room:nobody", 0, ENOUGH, ROOMY).await.unwrap();
+        let page = store.page("room:nobody", "alice", ALL).await.unwrap();
         assert_eq!((page.msgs.len(), page.last_seq), (0, 0));
     }
 
@@ -211,7 +214,8 @@ mod suite {
             append(store, "room:a", "alice", id).await;
         }
         let seqs = async |before, limit, bytes| {
-            let page = store.page_before("room:a", before, limit, bytes).await.unwrap();
+            let page =
+                store.page("room:a", "bob", Cut { side: Side::Before(before), limit, max_bytes: bytes }).await.unwrap();
             assert_eq!(page.last_seq, 10);
             page.msgs.iter().map(|msg| msg.seq).collect::<Vec<_>>()
         };
@@ -222,7 +226,7 @@ mod suite {
         assert_eq!(seqs(0, 3, ROOMY).await, [0; 0]);
         assert_eq!(seqs(7, ENOUGH, 0).await, [6], "one message is given even if it is too large");
         assert_eq!(seqs(7, ENOUGH, 1000).await, [5, 6], "what is left out is what is further away");
-        let nothing = store.page_before("room:nobody", u64::MAX, ENOUGH, ROOMY).await.unwrap();
+        let nothing = store.page("room:nobody", "bob", Cut { side: Side::Before(u64::MAX), ..ALL }).await.unwrap();
         assert_eq!((nothing.msgs.len(), nothing.last_seq), (0, 0));
     }
 
@@ -373,7 +377,7 @@ mod suite {
         assert_eq!(group.name, "name 1");
         let users = ["alice", "bob", "carol"].map(str::to_owned).to_vec();
         let created = GroupEvent::Created { name: "name 1".into(), users };
-        assert_eq!(events(store).await, [(1, "alice".into(), created)]);
+        assert_eq!(events(store, "alice").await, [(1, "alice".into(), created)]);
         let fed = whole_feed(store, start).await;
         assert_eq!((fed.len(), fed[0].device.as_str(), fed[0].msg.conv.as_str()), (1, "", "group:1"));
         let part = |cursor| Part { conv: "group:1".into(), last_seq: 1, cursor };
@@ -382,9 +386,6 @@ mod suite {
         let of_bob = GroupOf { conv: "group:1".into(), name: "name 1".into(), role: Role::Member, members: 3 };
         assert_eq!(store.groups("bob").await.unwrap(), [of_bob]);
         assert_eq!(store.groups("dave").await.unwrap(), []);
-        assert!(store.is_member("group:1", "bob").await.unwrap());
-        assert!(!store.is_member("group:1", "dave").await.unwrap());
-        assert!(!store.is_member("group:2", "bob").await.unwrap());
         assert_eq!(store.group("group:2").await.unwrap(), None);
     }
 
@@ -418,8 +419,46 @@ mod suite {
         // What was stored before is acknowledged again all the same.
         assert_eq!(append(store, "group:1", "bob", 1).await.seq, 2);
         assert_eq!(parts(store, "bob").await, []);
-        assert_eq!(store.page("group:1", 0, ENOUGH, ROOMY).await.unwrap().last_seq, 3);
+        assert_eq!(store.page("group:1", "alice", ALL).await.unwrap().last_seq, 3);
         assert_eq!(store.cursors("group:1").await.unwrap(), [("alice".into(), Cursor::read(1))]);
+    }
+
+    pub(crate) async fn only_members_read_a_group(store: &dyn Store) {
+        group_of_alice(store, &["bob"]).await;
+        append(store, "group:1", "alice", 1).await;
+        for side in [Side::After(0), Side::Before(u64::MAX)] {
+            let cut = Cut { side, ..ALL };
+            assert_eq!(store.page("group:1", "bob", cut).await.unwrap().msgs.len(), 2);
+            for (conv, user) in [("group:1", "mallory"), ("group:2", "alice")] {
+                let refused = store.page(conv, user, cut).await;
+                assert!(matches!(refused, Err(StoreError::NotAMember)), "{refused:?}");
+            }
+        }
+        change(store, "alice", remove("bob")).await.unwrap();
+        assert!(matches!(store.page("group:1", "bob", ALL).await, Err(StoreError::NotAMember)));
+        change(store, "alice", add("bob")).await.unwrap();
+        assert_eq!(store.page("group:1", "bob", ALL).await.unwrap().last_seq, 4);
+    }
+
+    /// Membership was looked at in a read of its own once, before the page.
+    pub(crate) async fn who_is_removed_reads_nothing_of_what_comes_after(store: &dyn Store) {
+        group_of_alice(store, &[]).await;
+        for round in 0..20 {
+            change(store, "alice", add("bob")).await.unwrap();
+            let end = store.page("group:1", "alice", ALL).await.unwrap().last_seq;
+            let reads = async {
+                while let Ok(page) = store.page("group:1", "bob", Cut { side: Side::After(end), ..ALL }).await {
+                    assert_eq!(page.last_seq, end, "the removal and what follows are not for bob");
+                    tokio::task::yield_now().await;
+                }
+            };
+            let writes = async {
+                tokio::task::yield_now().await;
+                change(store, "alice", remove("bob")).await.unwrap();
+                append(store, "group:1", "alice", round).await;
+            };
+            tokio::join!(reads, writes);
+        }
     }
 
     pub(crate) async fn changes_of_a_group_are_told_in_it(store: &dyn Store) {
@@ -431,7 +470,7 @@ mod suite {
         change(store, "alice", Order::Put { user: "bob".into(), role: Some(Role::Admin) }).await.unwrap();
         change(store, "bob", remove("carol")).await.unwrap();
         change(store, "alice", remove("alice")).await.unwrap();
-        let told = events(store).await;
+        let told = events(store, "bob").await;
         let by = |sender: &str, event| (sender.to_owned(), event);
         let want = [
             by("alice", GroupEvent::Added { user: "carol".into() }),
@@ -474,13 +513,14 @@ mod suite {
         group_of_alice(store, &others).await;
         let full = change(store, "alice", add("one more")).await;
         assert!(matches!(full, Err(GroupError::Denied(Denied::TooManyMembers))), "{full:?}");
-        assert_eq!(events(store).await.len(), 1);
+        assert_eq!(events(store, "alice").await.len(), 1);
         join_all((2..=u128::from(MAX_GROUPS)).map(|id| store.create_group(new_group(id, "alice", None, &[])))).await;
+        let newest = store.newest().await.unwrap();
         let enough = store.create_group(new_group(1000, "bob", None, &["alice"])).await;
         let of_alice = Denied::TooManyGroups { user: "alice".into() };
         assert!(matches!(&enough, Err(GroupError::Denied(denied)) if *denied == of_alice), "{enough:?}");
         assert_eq!((parts(store, "bob").await, store.groups("bob").await.unwrap()), (vec![], vec![]));
-        assert_eq!(store.page("group:1000", 0, ENOUGH, ROOMY).await.unwrap().last_seq, 0);
+        assert_eq!((store.group("group:1000").await.unwrap(), store.newest().await.unwrap()), (None, newest));
     }
 
     pub(crate) async fn a_change_is_noticed(store: &dyn Store) {
@@ -639,6 +679,8 @@ macro_rules! conformance {
             a_group_begins_with_its_members_and_a_message
             a_group_made_again_with_its_key_is_the_same
             only_members_send_and_have_cursors_in_a_group
+            only_members_read_a_group
+            who_is_removed_reads_nothing_of_what_comes_after
             changes_of_a_group_are_told_in_it
             who_is_added_has_read_what_was_before_and_who_returns_too
             groups_have_bounds_and_a_refused_one_leaves_nothing
@@ -740,7 +782,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_everything_in_it() {
     old.execute_batch(VERSION_1).unwrap();
     drop(old);
     let store = sqlite(&directory);
-    let page = store.page("dm:alice:bob", 0, ENOUGH, ROOMY).await.unwrap();
+    let page = store.page("dm:alice:bob", "alice", ALL).await.unwrap();
     assert_eq!(page.msgs.iter().map(|msg| &msg.body[..]).collect::<Vec<_>>(), [b"one", b"two"]);
     let again = append(&*store, "dm:alice:bob", "alice", 2).await;
     assert_eq!(again, Stored { seq: 2, time: 1002, duplicate: true });
@@ -819,6 +861,30 @@ fn what_is_no_database_is_an_error() {
         .unwrap();
     assert!(matches!(SqliteStore::open(directory.path()), Err(OpenError::Database(_))));
     assert!(matches!(SqliteStore::open("/proc/no/such".as_ref()), Err(OpenError::Directory(_))));
+}
+
+/// Commits of new groups took as many of them as of messages once, each with up to 256 members.
+#[tokio::test]
+async fn a_commit_takes_few_large_groups_and_the_queue_has_room_for_so_many() {
+    let directory = TempDir::new().unwrap();
+    let store = sqlite(&directory);
+    let longest: Vec<_> = (0..MAX_MEMBERS - 1).map(|user| format!("{user:060}")).collect();
+    let others: Vec<_> = longest.iter().map(String::as_str).collect();
+    join_all((0..20).map(|id| store.create_group(new_group(id, &format!("user{id}"), None, &others)))).await;
+    let families: Vec<_> = store.metrics().iter().flat_map(|collector| collector.collect()).collect();
+    let sizes = families.iter().find(|family| family.name() == "warbler_im_commit_batch_size").unwrap();
+    let sizes = sizes.get_metric()[0].get_histogram();
+    assert_eq!((sizes.get_sample_count(), sizes.get_sample_sum()), (20, 20.0));
+
+    let other = rusqlite::Connection::open(directory.path().join("messages.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let taken = (100..).find(|id| {
+        let refused = store.create_group(new_group(*id, &format!("user{id}"), None, &others)).now_or_never();
+        matches!(refused, Some(Err(GroupError::Store(StoreError::Busy))))
+    });
+    // 32 MiB, and the one that the writer has in its hands.
+    let most = 100 + (32 << 20) / (60 * (u128::try_from(MAX_MEMBERS).unwrap() - 1)) + 1;
+    assert!(taken.is_some_and(|id| id <= most), "{taken:?}");
 }
 
 /// Another connection holds the write lock past the busy timeout, as a broken process might.

@@ -22,11 +22,13 @@ const TOGETHER: usize = 16 * 1024;
 pub(super) struct Tcp {
     stream: Downstream,
     unread: BytesMut,
+    /// A write has begun and not ended: perhaps the client has half of a frame.
+    half_said: bool,
 }
 
 impl Tcp {
     pub(super) fn new(stream: Downstream) -> Self {
-        Self { stream, unread: BytesMut::new() }
+        Self { stream, unread: BytesMut::new(), half_said: false }
     }
 
     pub(super) async fn hear(&mut self) -> Result<Option<Frame>, End> {
@@ -71,7 +73,9 @@ impl Tcp {
         self.write_all(frames).await.map_err(|_gone| End::Gone)
     }
 
+    /// Not whole if it is dropped before it ends, as it is when the client takes nothing.
     async fn write_all(&mut self, frames: impl IntoIterator<Item = Bytes>) -> io::Result<()> {
+        self.half_said = true;
         let mut bytes = Vec::new();
         for frame in frames {
             let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
@@ -82,11 +86,16 @@ impl Tcp {
                 bytes.clear();
             }
         }
-        self.stream.write_all(&bytes).await
+        self.stream.write_all(&bytes).await?;
+        self.half_said = false;
+        Ok(())
     }
 
     pub(super) async fn close(mut self, end: End) -> io::Result<()> {
-        if let Some((code, reason)) = end.code() {
+        // In the middle of another frame `CLOSE` would be taken for a part of it.
+        if let Some((code, reason)) = end.code()
+            && !self.half_said
+        {
             let close = Frame::Close(Close { code: code.into(), reason: reason.into() });
             self.write_all([close.to_bytes()]).await?;
         }

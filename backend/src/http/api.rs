@@ -27,6 +27,9 @@ const MAX_REQUEST: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
+/// When what the store did not do may be tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -34,11 +37,13 @@ pub(super) struct Problem {
     /// One of the codes in docs/protocol.md.
     pub(super) code: &'static str,
     pub(super) reason: String,
+    /// When it may be sent again, if that makes sense.
+    again: Option<Duration>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { status, code, reason: reason.into() }
+        Self { status, code, reason: reason.into(), again: None }
     }
 
     pub(super) fn wrong(code: &'static str, reason: impl Into<String>) -> Self {
@@ -47,13 +52,13 @@ impl Problem {
 
     pub(super) fn answer(&self) -> Response<Body> {
         let mut response = answer_json(self.status, &json!({ "code": self.code, "error": self.reason }));
-        let header = match self.status {
-            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, "Bearer")),
-            StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, "1")),
-            _ => None,
-        };
-        if let Some((name, value)) = header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(again) = self.again {
+            // In whole seconds, and not too early.
+            let seconds = again.as_secs() + u64::from(again.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -89,7 +94,8 @@ impl From<StoreError> for Problem {
             StoreError::Failed(_) | StoreError::Closed | StoreError::Injected => "not_stored",
         };
         tracing::warn!(error = &error as &dyn std::error::Error, "a request of the API failed");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+        Self { again: Some(RETRY), ..problem }
     }
 }
 
@@ -102,6 +108,14 @@ pub(super) fn user(server: &Server, headers: &HeaderMap) -> Result<String, Probl
     server.config.verifier.verify(token, now).map(|identity| identity.user).map_err(|code| {
         let reason = "this token is not accepted; the code says why, as at a login";
         Problem::new(StatusCode::UNAUTHORIZED, name::<LoginCode>(code.into()), reason)
+    })
+}
+
+/// Whether the user may change as much as this many requests of a session do.
+pub(super) fn allowed(server: &Server, user: &str, requests: u32) -> Result<(), Problem> {
+    server.allowances.take(user, requests).map_err(|again| {
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_fast", "the user changes too much, wait");
+        Problem { again: Some(again), ..problem }
     })
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Body, answer_json,
-    api::{Problem, body, user},
+    api::{Problem, allowed, body, user},
     not_allowed,
 };
 use crate::{
@@ -52,9 +52,14 @@ async fn route(server: &Server, request: Request<Incoming>, user: String) -> Res
         ([id], &Method::GET) => show(server, &conv(id)?, &user).await,
         ([id], &Method::PATCH) => rename(server, conv(id)?, request, user).await,
         ([_], _) => Ok(not_allowed("GET, PATCH")),
-        ([id, "members", member], &Method::PUT) => put(server, conv(id)?, member, request, user).await,
-        ([id, "members", member], &Method::DELETE) => remove(server, conv(id)?, member, user).await,
-        ([_, "members", _], _) => Ok(not_allowed("DELETE, PUT")),
+        ([id, "members", segment @ ..], method) if segment.len() <= 1 => {
+            let member = member(segment, request.uri().query())?;
+            match *method {
+                Method::PUT => put(server, conv(id)?, member, request, user).await,
+                Method::DELETE => change(server, conv(id)?, user, Order::Remove(member)).await,
+                _ => Ok(not_allowed("DELETE, PUT")),
+            }
+        }
         _ => Err(Problem::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing here")),
     }
 }
@@ -88,11 +93,19 @@ async fn create(server: &Server, request: Request<Incoming>, creator: String) ->
     if others.len() >= MAX_MEMBERS {
         return Err(Denied::TooManyMembers.into());
     }
+    // A creation writes as much as so many requests of a session.
+    allowed(server, &creator, u32::try_from(1 + others.len()).unwrap_or(u32::MAX))?;
     let conv = format!("{GROUP}{}", URL_SAFE_NO_PAD.encode(random::<12>()?));
     let wanted = NewGroup { conv, name, creator: creator.clone(), key, others, message_id: random()? };
     let Founded { conv, duplicate } = server.store.create_group(wanted).await?;
-    let group = member_view(server, &conv, &creator).await?;
-    Ok(answer_json(if duplicate { StatusCode::OK } else { StatusCode::CREATED }, &group))
+    match member_view(server, &conv, &creator).await {
+        Ok(group) => Ok(answer_json(if duplicate { StatusCode::OK } else { StatusCode::CREATED }, &group)),
+        // It was made all the same, and its creator is not in it any more.
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => {
+            Ok(answer_json(StatusCode::OK, &json!({ "conv": conv })))
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 async fn show(server: &Server, conv: &str, user: &str) -> Result<Response<Body>, Problem> {
@@ -145,21 +158,16 @@ struct Place {
 async fn put(
     server: &Server,
     conv: String,
-    member: &str,
+    user: String,
     request: Request<Incoming>,
     actor: String,
 ) -> Result<Response<Body>, Problem> {
-    let user = member_name(member)?;
     let Place { role } = body(request).await?;
     change(server, conv, actor, Order::Put { user, role }).await
 }
 
-async fn remove(server: &Server, conv: String, member: &str, actor: String) -> Result<Response<Body>, Problem> {
-    let user = member_name(member)?;
-    change(server, conv, actor, Order::Remove(user)).await
-}
-
 async fn change(server: &Server, conv: String, actor: String, order: Order) -> Result<Response<Body>, Problem> {
+    allowed(server, &actor, 1)?;
     server.store.change_group(GroupChange { conv, actor, order, message_id: random()? }).await?;
     let mut done = Response::new(Either::Left(Full::default()));
     *done.status_mut() = StatusCode::NO_CONTENT;
@@ -173,6 +181,15 @@ fn conv(id: &str) -> Result<String, Problem> {
         Some(Conversation::Group) => Ok(conv),
         _ => Err(Denied::NotAMember.into()),
     }
+}
+
+/// The user whom a request is about: the segment behind `members`, or `user` of the query. Only so can users named `.` and
+/// `..` be told, for these are segments with another meaning.
+fn member(segment: &[&str], query: Option<&str>) -> Result<String, Problem> {
+    let in_query = || query?.split('&').find_map(|part| part.strip_prefix("user="));
+    let missing = "a user is needed, as in `members/USER` or `members?user=USER`";
+    let part = segment.first().copied().or_else(in_query).ok_or_else(|| Problem::wrong("user_invalid", missing))?;
+    member_name(part)
 }
 
 fn member_name(part: &str) -> Result<String, Problem> {
@@ -224,6 +241,17 @@ mod tests {
         assert_eq!(group_name("  Übung für alle \n").unwrap(), "Übung für alle");
         for wrong in ["", "  ", "a\nb", &"x".repeat(MAX_GROUP_NAME + 1)] {
             assert_eq!(group_name(wrong).unwrap_err().code, "name_invalid");
+        }
+    }
+
+    #[test]
+    fn a_user_is_told_by_the_path_or_by_the_query() {
+        assert_eq!(member(&["alice"], Some("user=bob")).unwrap(), "alice");
+        for (query, user) in [("user=..", ".."), ("a=b&user=x%2F..&user=z", "x/.."), ("user=a+b", "a+b")] {
+            assert_eq!(member(&[], Some(query)).unwrap(), user);
+        }
+        for query in [None, Some(""), Some("user="), Some("users=a")] {
+            assert_eq!(member(&[], query).unwrap_err().code, "user_invalid", "{query:?}");
         }
     }
 

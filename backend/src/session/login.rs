@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Pushes, silence};
 use crate::{
@@ -20,8 +20,12 @@ use crate::{
 /// When another server may be tried, in milliseconds.
 const RETRY_ELSEWHERE: u32 = 500;
 
-pub(super) async fn log_in(server: &Arc<Server>, connection: &mut Connection) -> Result<(Seat, Identity, Pushes), End> {
-    let first = timeout(server.config.login_timeout, first_frame(connection));
+pub(super) async fn log_in(
+    server: &Arc<Server>,
+    connection: &mut Connection,
+    login_by: Instant,
+) -> Result<(Seat, Identity, Pushes), End> {
+    let first = timeout_at(login_by, first_frame(connection));
     let login = tokio::select! {
         first = first => first.map_err(|_elapsed| End::LoginTimeout)??,
         () = server.leaving.cancelled() => return Err(End::Restart),

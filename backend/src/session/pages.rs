@@ -12,7 +12,7 @@ use crate::{
         Frame, History, MAX_FRAME, MAX_UNREAD, Receipt, RefusalCode, Sync, SyncPage, Unread, UnreadConv, UnreadList,
     },
     server::Server,
-    store::{Cursor, Page, Part, StoreError},
+    store::{Cursor, Cut, Page, Part, Side, StoreError},
 };
 
 /// Messages in a page when the client does not say, and at most.
@@ -25,11 +25,7 @@ const PAGE_BYTES: usize = MAX_FRAME - PAGE_HEAD;
 
 impl Session<'_> {
     pub(super) async fn sync(&mut self, Sync { conv, after_seq, limit }: Sync) -> Result<(), End> {
-        // A room is followed before it is read, so that no message falls between the page and the first push.
-        if let Err((code, retry_after_ms)) = self.may_read(&conv).await {
-            return self.say(&sync_err(conv, code, retry_after_ms)).await;
-        }
-        match self.server.store.page(&conv, after_seq, messages(limit), PAGE_BYTES).await {
+        match self.page(&conv, Side::After(after_seq), limit).await {
             Ok(Page { msgs, last_seq }) => {
                 let next_seq = msgs.last().map_or(after_seq, |msg| msg.seq);
                 let more = next_seq < last_seq;
@@ -40,23 +36,20 @@ impl Session<'_> {
                 let frames: Vec<_> = [page].iter().chain(&receipt).map(|frame| wire.bytes(frame)).collect();
                 self.connection.say_all(frames).await
             }
-            Err(error) => self.no_page(conv, &error).await,
+            Err((code, retry_after_ms)) => self.say(&sync_err(conv, code, retry_after_ms)).await,
         }
     }
 
     pub(super) async fn history(&mut self, History { conv, before_seq, limit }: History) -> Result<(), End> {
-        if let Err((code, retry_after_ms)) = self.may_read(&conv).await {
-            return self.say(&sync_err(conv, code, retry_after_ms)).await;
-        }
         let before = if before_seq == 0 { u64::MAX } else { before_seq };
-        match self.server.store.page_before(&conv, before, messages(limit), PAGE_BYTES).await {
+        match self.page(&conv, Side::Before(before), limit).await {
             Ok(Page { msgs, last_seq }) => {
                 // 1 and not 0 when nothing is left, or a client that goes on would begin again at the end.
                 let next_seq = msgs.first().map_or(1, |msg| msg.seq);
                 let page = SyncPage { conv, msgs, next_seq, last_seq, more: next_seq > 1 };
                 self.say(&Frame::SyncPage(page)).await
             }
-            Err(error) => self.no_page(conv, &error).await,
+            Err((code, retry_after_ms)) => self.say(&sync_err(conv, code, retry_after_ms)).await,
         }
     }
 
@@ -79,23 +72,17 @@ impl Session<'_> {
     }
 
     /// Or why not, and when to ask again.
-    async fn may_read(&mut self, conv: &str) -> Result<(), (RefusalCode, u32)> {
-        match self.come_in(conv).map_err(|code| (code, 0))? {
-            Conversation::Direct(..) | Conversation::Room => Ok(()),
-            Conversation::Group => match self.server.store.is_member(conv, self.seat.user()).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err((RefusalCode::NotAMember, 0)),
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a group cannot be read");
-                    Err((RefusalCode::Busy, RETRY_FAILED))
-                }
-            },
-        }
-    }
-
-    async fn no_page(&mut self, conv: String, error: &StoreError) -> Result<(), End> {
-        tracing::error!(error = error as &dyn std::error::Error, "a page cannot be read");
-        self.say(&sync_err(conv, RefusalCode::Busy, RETRY_FAILED)).await
+    async fn page(&mut self, conv: &str, side: Side, limit: u32) -> Result<Page, (RefusalCode, u32)> {
+        // A room is followed before it is read, so that no message falls between the page and the first push.
+        self.come_in(conv).map_err(|code| (code, 0))?;
+        let cut = Cut { side, limit: messages(limit), max_bytes: PAGE_BYTES };
+        self.server.store.page(conv, self.seat.user(), cut).await.map_err(|error| match error {
+            StoreError::NotAMember => (RefusalCode::NotAMember, 0),
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a page cannot be read");
+                (RefusalCode::Busy, RETRY_FAILED)
+            }
+        })
     }
 }
 

@@ -14,10 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ring::digest;
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::directory;
 use crate::clock::now;
 
 /// The name of the manifest in a backup.
@@ -29,15 +33,18 @@ const FORMAT: u32 = 1;
 pub trait Engine {
     /// The engine's name in manifests.
     const NAME: &'static str;
+    /// Files that every copy has.
+    const FILES: &'static [&'static str];
 
     /// Writes a copy of the data in `data` into the empty directory `to`, as it is at one moment between the call and the
-    /// return, while others go on writing. Nothing in `data` changes. Whether the copy is durable is not its business.
+    /// return, while others go on writing. What `data` holds stays, in whichever of its files. Whether the copy is durable is not its business.
     ///
     /// # Errors
     /// When there is no data, or it cannot be read or copied.
     fn copy(&self, data: &Path, to: &Path) -> Result<(), BackupError>;
 
-    /// Checks that the files in a directory are whole, down to what they refer to, and says what they hold.
+    /// Checks that the files in a directory are whole, down to what they refer to, and says what they hold. Touches
+    /// nothing.
     ///
     /// # Errors
     /// When they are not, or are of a later version.
@@ -46,7 +53,7 @@ pub trait Engine {
     /// Keeps servers from opening `data` until what it returns is dropped.
     ///
     /// # Errors
-    /// When a store is there: [`BackupError::StoreExists`].
+    /// When a server runs on it, [`BackupError::InUse`], or a store is there, [`BackupError::StoreExists`].
     fn reserve(&self, data: &Path) -> Result<File, BackupError>;
 }
 
@@ -91,7 +98,12 @@ pub enum BackupError {
     NoStore(PathBuf),
     #[error("{} is there already: a backup goes into a new directory", .0.display())]
     Exists(PathBuf),
-    #[error("a store is in {} already: move it away first, or restore into another directory", .0.display())]
+    #[error("a server runs on {}: stop it, and all others of this directory, and try again", .0.display())]
+    InUse(PathBuf),
+    #[error(
+        "a store is in {} already: stop all servers of it and move it away first, or restore into another directory",
+        .0.display()
+    )]
     StoreExists(PathBuf),
     #[error("{} is no whole backup, for it has no {MANIFEST}", .0.display())]
     NoManifest(PathBuf),
@@ -111,7 +123,13 @@ pub enum BackupError {
         cause: io::Error,
     },
     #[error("the database cannot be copied")]
-    Database(#[from] rusqlite::Error),
+    Copy(#[source] rusqlite::Error),
+    #[error("{} cannot be read as a database", file.display())]
+    Unreadable {
+        file: PathBuf,
+        #[source]
+        cause: rusqlite::Error,
+    },
 }
 
 /// Takes a backup of the store in `data` into the new directory `to`. Servers may run and write.
@@ -142,11 +160,19 @@ pub fn back_up<E: Engine>(engine: &E, data: &Path, to: &Path) -> Result<Manifest
     Ok(manifest)
 }
 
-/// Checks that every byte of a backup is as it was written, which was after the engine had checked it.
+/// Checks that every byte of a backup is as it was written, that the engine finds it whole, and that it holds what its
+/// manifest says: that [`restore`] would make a store of it.
 ///
 /// # Errors
 /// [`BackupError`] says what is wrong with it.
-pub fn verify<E: Engine>(from: &Path) -> Result<Manifest, BackupError> {
+pub fn verify<E: Engine>(engine: &E, from: &Path) -> Result<Manifest, BackupError> {
+    let manifest = with_whole_files::<E>(from)?;
+    check_contents(&manifest, engine.inspect(from)?, from)?;
+    Ok(manifest)
+}
+
+/// The manifest of a backup whose files have the bytes that it says.
+fn with_whole_files<E: Engine>(from: &Path) -> Result<Manifest, BackupError> {
     let manifest = manifest::<E>(from)?;
     for wanted in &manifest.files {
         let found = describe(from, wanted.name.clone())?;
@@ -163,19 +189,15 @@ pub fn verify<E: Engine>(from: &Path) -> Result<Manifest, BackupError> {
 /// # Errors
 /// [`BackupError`]; above all when there is a store in `data` already. Nothing has been changed then.
 pub fn restore<E: Engine>(engine: &E, from: &Path, data: &Path) -> Result<Manifest, BackupError> {
-    let manifest = verify::<E>(from)?;
-    fs::create_dir_all(data).map_err(failed("make", data))?;
+    let manifest = with_whole_files::<E>(from)?;
+    directory::make(data).map_err(failed("make", data))?;
     let _reserved = engine.reserve(data)?;
     let partial = Partial::directory(&data.join("restore"))?;
     for Stored { name, .. } in &manifest.files {
         let copy = partial.path.join(name);
         fs::copy(from.join(name), &copy).map_err(failed("copy to", &copy))?;
     }
-    let contents = engine.inspect(&partial.path)?;
-    if contents != manifest.contents {
-        let what = format!("it holds {contents:?}, and {:?} by its manifest", manifest.contents);
-        return Err(BackupError::Damaged { file: from.to_owned(), what });
-    }
+    check_contents(&manifest, engine.inspect(&partial.path)?, from)?;
     for Stored { name, .. } in &manifest.files {
         let copy = partial.path.join(name);
         sync(&copy)?;
@@ -183,6 +205,14 @@ pub fn restore<E: Engine>(engine: &E, from: &Path, data: &Path) -> Result<Manife
     }
     sync(data)?;
     Ok(manifest)
+}
+
+fn check_contents(manifest: &Manifest, found: Contents, from: &Path) -> Result<(), BackupError> {
+    if found == manifest.contents {
+        return Ok(());
+    }
+    let what = format!("it holds {found:?}, and {:?} by its manifest", manifest.contents);
+    Err(BackupError::Damaged { file: from.to_owned(), what })
 }
 
 fn manifest<E: Engine>(from: &Path) -> Result<Manifest, BackupError> {
@@ -204,13 +234,17 @@ fn manifest<E: Engine>(from: &Path) -> Result<Manifest, BackupError> {
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(broken)?;
     // A name is a file of the backup itself, wherever the manifest comes from.
-    match manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref())) {
-        Some(elsewhere) => {
-            let what = format!("it names the file `{}`", elsewhere.name);
-            Err(BackupError::Damaged { file, what })
-        }
-        None => Ok(manifest),
+    if let Some(elsewhere) =
+        manifest.files.iter().find(|file| Path::new(&file.name).file_name() != Some(file.name.as_ref()))
+    {
+        let what = format!("it names the file `{}`", elsewhere.name);
+        return Err(BackupError::Damaged { file, what });
     }
+    if let Some(missing) = E::FILES.iter().find(|needed| manifest.files.iter().all(|file| file.name != **needed)) {
+        let what = format!("it does not name the file `{missing}`");
+        return Err(BackupError::Damaged { file, what });
+    }
+    Ok(manifest)
 }
 
 fn damaged(from: &Path, wanted: &Stored, found: &Stored) -> BackupError {
@@ -244,8 +278,11 @@ fn describe(directory: &Path, name: String) -> Result<Stored, BackupError> {
             }
         }
     }
-    let sha256 = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Stored { name, bytes, sha256 })
+    Ok(Stored { name, bytes, sha256: hex(hash.finish().as_ref()) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A directory that is not yet what it is to become; it goes away unless it does. What a killed process leaves has
@@ -256,8 +293,12 @@ struct Partial {
 
 impl Partial {
     fn directory(becomes: &Path) -> Result<Self, BackupError> {
+        // Not the process's id: in a container that is the same every time.
+        let mut random = [0; 8];
+        let no_random = |_no_entropy| failed("find a name beside", becomes)(io::Error::other("no random numbers"));
+        SystemRandom::new().fill(&mut random).map_err(no_random)?;
         let mut name = becomes.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
+        name.push(format!(".partial-{}", hex(&random)));
         let path = becomes.with_file_name(name);
         fs::create_dir(&path).map_err(failed("make", &path))?;
         Ok(Self { path })
@@ -265,8 +306,7 @@ impl Partial {
 
     fn becomes(self, path: &Path) -> Result<(), BackupError> {
         rename(&self.path, path)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync(parent)
+        sync(directory::above(path))
     }
 }
 
@@ -285,10 +325,26 @@ fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
 }
 
 fn sync(path: &Path) -> Result<(), BackupError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
+    directory::sync(path).map_err(failed("sync", path))
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
     let path = path.to_owned();
     move |cause| BackupError::File { what, path, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A leftover of a process with the same id blocked it once.
+    #[test]
+    fn what_an_earlier_process_left_is_in_nobodys_way() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let backup = directory.path().join("b");
+        let left = Partial::directory(&backup).unwrap();
+        let new = Partial::directory(&backup).unwrap();
+        assert_ne!(left.path, new.path);
+        assert!(new.path.file_name().unwrap().to_str().unwrap().starts_with("b.partial-"));
+    }
 }

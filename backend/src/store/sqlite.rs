@@ -19,16 +19,15 @@ use std::{
 use async_trait::async_trait;
 use prometheus::core::Collector;
 use rusqlite::Connection;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::{
     commits::Commits,
-    read::Side,
     writer::{Committed, Work, Writer},
 };
 use super::{
-    Advance, Advancing, Appending, Cursor, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage, News, Page,
-    Part, Position, Store, StoreError, Stored,
+    Advance, Advancing, Appending, Cursor, Cut, Founded, GroupChange, GroupError, GroupOf, NewGroup, NewMessage, News,
+    Page, Part, Position, Store, StoreError, Stored, directory,
 };
 use crate::group::Group;
 
@@ -48,7 +47,7 @@ const POLL: Duration = Duration::from_millis(50);
 const TURN: Duration = Duration::from_secs(5);
 /// Appends that may wait for the writer.
 const QUEUE: usize = 4096;
-/// Bytes of bodies that may wait for the writer.
+/// Bytes of bodies, and of the members of new groups, that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
 /// Reads at the same time.
 const READERS: usize = 4;
@@ -83,6 +82,8 @@ pub struct SqliteStore {
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     grown: Arc<Notify>,
     readers: Readers,
+    /// So that nobody restores a backup under a living store.
+    _in_use: File,
 }
 
 impl SqliteStore {
@@ -91,9 +92,9 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]; above all when SQLite does not confirm the settings that make a commit durable.
     pub fn open(data: &Path) -> Result<Self, OpenError> {
-        fs::create_dir_all(data).map_err(OpenError::Directory)?;
+        directory::make(data).map_err(OpenError::Directory)?;
         let path = data.join(DATABASE);
-        let db = open_in_turn(data, &path)?;
+        let (db, in_use) = open_in_turn(data, &path)?;
         let readers = Readers::new(path);
         let (work, queue) = mpsc::sync_channel(QUEUE);
         let committed = Arc::new(Committed::default());
@@ -112,6 +113,7 @@ impl SqliteStore {
             writer: Mutex::new(Some(writer)),
             grown,
             readers,
+            _in_use: in_use,
         })
     }
 
@@ -126,11 +128,15 @@ impl SqliteStore {
     }
 
     fn try_append(&self, message: NewMessage) -> Result<oneshot::Receiver<Result<Stored, StoreError>>, StoreError> {
-        let bytes = u32::try_from(message.body.len()).map_err(|_too_long| StoreError::Busy)?;
-        let room = Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_full| StoreError::Busy)?;
+        let room = self.room(message.body.len())?;
         let (reply, answer) = oneshot::channel();
         self.enqueue(Work::Append { message, reply, _room: room })?;
         Ok(answer)
+    }
+
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let bytes = u32::try_from(bytes).map_err(|_too_long| StoreError::Busy)?;
+        Arc::clone(&self.queue_bytes).try_acquire_many_owned(bytes).map_err(|_full| StoreError::Busy)
     }
 }
 
@@ -150,14 +156,9 @@ impl Store for SqliteStore {
         })
     }
 
-    async fn page(&self, conv: &str, after_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
-        let conv = conv.to_owned();
-        self.readers.read(move |db| read::page(db, &conv, Side::After(after_seq), limit, max_bytes)).await
-    }
-
-    async fn page_before(&self, conv: &str, before_seq: u64, limit: u32, max_bytes: usize) -> Result<Page, StoreError> {
-        let conv = conv.to_owned();
-        self.readers.read(move |db| read::page(db, &conv, Side::Before(before_seq), limit, max_bytes)).await
+    async fn page(&self, conv: &str, user: &str, cut: Cut) -> Result<Page, StoreError> {
+        let (conv, user) = (conv.to_owned(), user.to_owned());
+        self.readers.read(move |db| read::page(db, &conv, &user, cut)).await?.ok_or(StoreError::NotAMember)
     }
 
     async fn cursor(&self, conv: &str, user: &str) -> Result<Cursor, StoreError> {
@@ -171,8 +172,9 @@ impl Store for SqliteStore {
     }
 
     async fn create_group(&self, wanted: NewGroup) -> Result<Founded, GroupError> {
+        let room = self.room(wanted.others.iter().map(String::len).sum())?;
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Work::Create { wanted, reply })?;
+        self.enqueue(Work::Create { wanted, reply, _room: room })?;
         answer.await.unwrap_or(Err(StoreError::Closed.into()))
     }
 
@@ -195,11 +197,6 @@ impl Store for SqliteStore {
     async fn cursors(&self, conv: &str) -> Result<Vec<(String, Cursor)>, StoreError> {
         let conv = conv.to_owned();
         self.readers.read(move |db| read::cursors(db, &conv)).await
-    }
-
-    async fn is_member(&self, conv: &str, user: &str) -> Result<bool, StoreError> {
-        let (conv, user) = (conv.to_owned(), user.to_owned());
-        self.readers.read(move |db| groups::is_member(db, &conv, &user)).await
     }
 
     async fn newest(&self) -> Result<Position, StoreError> {
@@ -291,15 +288,17 @@ impl Readers {
 /// Opens the writing connection, one process at a time: switching a new file to WAL while others do the same sometimes
 /// fails with "database is locked", despite the busy timeout. Of 3200 opens, 16 at a time on new directories, 9 failed
 /// without this lock and none with it.
-fn open_in_turn(data: &Path, path: &Path) -> Result<Connection, OpenError> {
+fn open_in_turn(data: &Path, path: &Path) -> Result<(Connection, File), OpenError> {
     let _turn = lock(data).map_err(OpenError::Directory)?;
+    let in_use = use_lock(data).map_err(OpenError::Directory)?;
+    in_use.lock_shared().map_err(OpenError::Directory)?;
     let mut db = Connection::open(path)?;
     db.busy_timeout(TURN)?;
     make_durable(&db)?;
     schema::migrate(&mut db)?;
     // The names of the new files must survive a power cut as well as what is in them.
-    File::open(data).and_then(|directory| directory.sync_all()).map_err(OpenError::Directory)?;
-    Ok(db)
+    directory::sync(data).map_err(OpenError::Directory)?;
+    Ok((db, in_use))
 }
 
 /// Waits until no other process opens or restores the database, and keeps others waiting until the file is dropped.
@@ -307,6 +306,12 @@ fn lock(data: &Path) -> io::Result<File> {
     let turn = File::create(data.join("open.lock"))?;
     turn.lock()?;
     Ok(turn)
+}
+
+/// The file that every process which has the database open holds a shared lock on. The kernel lets go of it when the
+/// process ends, however it does.
+fn use_lock(data: &Path) -> io::Result<File> {
+    File::create(data.join("use.lock"))
 }
 
 fn make_durable(db: &Connection) -> Result<(), OpenError> {

@@ -56,8 +56,12 @@ async fn the_agent_tells_weight_limit_and_whether_to_come() {
 #[tokio::test]
 async fn a_server_that_stops_says_so_to_the_last() {
     let (im, _data) = start(&["--drain-deadline", "0s", "--stop-deadline", "1h"]).await;
-    // It does not agree to its close, so the process waits for it.
-    let _deaf = Client::login(im.address, "alice", "phone").await;
+    // A request whose body does not end: the process waits for it.
+    let mut unfinished = TcpStream::connect(im.address).await.unwrap();
+    unfinished.write_all(b"POST /echo HTTP/1.1\r\nHost: im\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
+    let mut begun = [0; 12];
+    timeout(DEADLINE, unfinished.read_exact(&mut begun)).await.expect("the beginning of an answer in time").unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
     im.signal(Signal::TERM);
     eventually("it says so", async || {
         (ask(im.address_of("agent"), b"").await == "stopped#the process ends\n").then_some(())

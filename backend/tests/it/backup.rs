@@ -158,6 +158,47 @@ async fn nothing_is_overwritten() {
     assert_eq!(Client::login(im.address, "bob", "phone").await.sync(ROOM, 0, 0).await.last_seq, 3);
 }
 
+/// A server keeps its files open when they are moved away, and would go on with them.
+#[tokio::test]
+async fn nothing_is_restored_under_a_living_server() {
+    let directory = TempDir::new().unwrap();
+    let (_, backup) = backed_up(directory.path(), 3, 10).await;
+    let data = directory.path().join("other");
+    let im = Im::start(&data, &[]).await;
+    fill(&im, 1, 10).await;
+    let refused = restore(&backup, &data).await.unwrap_err();
+    assert!(refused.contains("a server runs on") && refused.contains("stop"), "{refused}");
+    for entry in fs::read_dir(&data).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_string_lossy().starts_with("messages.db") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let refused = restore(&backup, &data).await.unwrap_err();
+    assert!(refused.contains("a server runs on"), "{refused}");
+    im.kill_9().await;
+    assert_eq!(restore(&backup, &data).await.unwrap()["messages"], 3);
+    let refused = restore(&backup, &data).await.unwrap_err();
+    assert!(refused.contains("a store is in") && refused.contains("stop all servers"), "{refused}");
+}
+
+/// Names in a directory are durable when that is synced, and so is the directory's own name in the one above.
+#[tokio::test]
+async fn directories_that_are_made_are_synced_where_their_names_stand() {
+    let directory = TempDir::new().unwrap();
+    let (_, backup) = backed_up(directory.path(), 3, 10).await;
+    let data = directory.path().join("new").join("data");
+    let calls = directory.path().join("calls");
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-y", "-e", "trace=fsync", "-o"]).arg(&calls).arg(env!("CARGO_BIN_EXE_warbler-im"));
+    traced.args(["restore", "--from"]).arg(&backup).arg("--data").arg(&data).stdin(Stdio::null());
+    let output = traced.output().await.expect("Debian's strace is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let calls = fs::read_to_string(&calls).unwrap();
+    for synced in [directory.path(), &directory.path().join("new"), &data] {
+        assert!(calls.contains(&format!("<{}>", synced.display())), "{}: {calls}", synced.display());
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_backup_is_refused_and_leaves_nothing() {
     let directory = TempDir::new().unwrap();
@@ -191,6 +232,12 @@ async fn a_damaged_backup_is_refused_and_leaves_nothing() {
     check("a later format", "of format 2").await;
     fs::write(&manifest, text.replace("messages.db", "../messages.db")).unwrap();
     check("a file from elsewhere", "it names the file").await;
+    fs::write(&manifest, text.replace("\"messages\": 200", "\"messages\": 201")).unwrap();
+    check("another number of messages", "by its manifest").await;
+    let mut fileless: Value = serde_json::from_str(&text).unwrap();
+    fileless["files"] = Value::Array(Vec::new());
+    fs::write(&manifest, fileless.to_string()).unwrap();
+    check("no file", "it does not name the file `messages.db`").await;
     assert_eq!(restore(&backup, &target).await.unwrap()["messages"], 200);
 }
 
@@ -210,8 +257,10 @@ async fn what_is_no_database_of_ours_is_refused_though_its_hash_fits() {
         let mut text: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
         text["files"][0]["sha256"] = hash.into();
         fs::write(&manifest, text.to_string()).unwrap();
-        let refused = restore(&backup, &target).await.unwrap_err();
-        assert!(refused.contains(reason), "{reason}: {refused}");
+        for refused in [restore(&backup, &target).await, run(&["verify"], &[("--from", &backup)]).await] {
+            let refused = refused.expect_err(reason);
+            assert!(refused.contains(reason) && !refused.contains("cannot be copied"), "{reason}: {refused}");
+        }
         assert!(!target.join("messages.db").exists());
     };
     let mut later = whole.clone();
@@ -240,14 +289,18 @@ async fn a_backup_that_is_killed_leaves_nothing_that_can_be_restored() {
         let pid = Pid::from_raw(backup.id().unwrap().cast_signed()).unwrap();
         eventually("it has begun", async || (partial(number).is_some() || to.exists()).then_some(())).await;
         // Later each time, to hit it at different work.
-        tokio::time::sleep(std::time::Duration::from_millis(u64::from(number) * 5)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(killed * 5)).await;
         // It may have ended by itself, and waits for us until then.
         kill_process(pid, Signal::KILL).unwrap();
         backup.wait().await.unwrap();
         let target = directory.path().join(format!("t{number}"));
         if to.exists() {
             assert_eq!(restore(&to, &target).await.unwrap()["messages"], 500, "what has its name is whole");
-            break;
+            if killed >= 2 {
+                break;
+            }
+            // It was faster than we this time.
+            continue;
         }
         killed += 1;
         let left = partial(number).expect("it was in the middle");

@@ -238,6 +238,49 @@ async fn a_creation_with_a_key_may_be_repeated() {
     refused(&im.api("alice", "POST", "groups", &long, body).await, 400, "key_invalid");
 }
 
+/// It was answered like a group that is not there, so a client that had lost the first answer made another one.
+#[tokio::test]
+async fn a_creation_repeated_by_one_who_has_left_is_known_all_the_same() {
+    let (im, _data) = start().await;
+    let key = "Idempotency-Key: 6f1c0b5e\r\n";
+    let body = r#"{"name":"Trip","members":["bob"]}"#;
+    let first = im.api("alice", "POST", "groups", key, body).await.json();
+    let path = format!("groups/{}", first["conv"].as_str().unwrap().strip_prefix("group:").unwrap());
+    remove(&im, "alice", &path, "alice").await;
+    let again = im.api("alice", "POST", "groups", key, body).await;
+    assert_eq!((again.status, again.json()), (200, json!({ "conv": first["conv"] })));
+}
+
+/// In a path these are dot segments, which an edge refuses and some clients take out.
+#[tokio::test]
+async fn users_whose_names_are_dots_come_and_go_by_the_query() {
+    let (im, _data) = start().await;
+    let (_, path) = create(&im, "alice", &["..", "x/..", "bob"]).await;
+    for user in ["..", "x%2F..", "."] {
+        let member = format!("{path}/members?user={user}");
+        assert_eq!(im.api("alice", "PUT", &member, "", "{}").await.status, 204, "{user}");
+        assert_eq!(im.api("alice", "DELETE", &member, "", "").await.status, 204, "{user}");
+    }
+    let group = im.api("alice", "GET", &path, "", "").await.json();
+    assert_eq!(roles(&group).len(), 2, "{group}");
+    refused(&im.api("alice", "DELETE", &format!("{path}/members"), "", "").await, 400, "user_invalid");
+    refused(&im.api("alice", "DELETE", &format!("{path}/members?user=a%20b"), "", "").await, 400, "user_invalid");
+}
+
+#[tokio::test]
+async fn who_changes_too_much_is_told_when_to_go_on() {
+    let data = TempDir::new().unwrap();
+    let im = Im::start(data.path(), &["--request-rate", "2"]).await;
+    let (_, path) = create(&im, "alice", &["bob", "carol", "dave"]).await;
+    let rename = async || im.api("alice", "PATCH", &path, "", r#"{"name":"x"}"#).await;
+    let late = eventually("it is too much", async || Some(rename().await).filter(|answer| answer.status != 204)).await;
+    refused(&late, 429, "too_fast");
+    assert!(late.head.contains("\r\nretry-after: 1"), "{}", late.head);
+    create(&im, "bob", &["alice"]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(rename().await.status, 204, "a wait as long as told is enough");
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_with_a_code() {
     let (im, _data) = start().await;

@@ -30,7 +30,12 @@ impl Logged {
 
     /// Waits for a line.
     pub(crate) async fn line(&self, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually("the line is in the log", async || self.lines().find(|line| fits(line))).await
+        eventually("the line is in the log", async || self.now(&fits)).await
+    }
+
+    /// A line, if it is there.
+    pub(crate) fn now(&self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.lines().find(fits)
     }
 
     /// Waits for these words.

@@ -55,11 +55,11 @@ impl Im {
         self.ready["addresses"][kind][0].as_str().expect("it was asked for").parse().unwrap()
     }
 
-    /// Its own memory (PSS), in bytes.
+    /// Its anonymous memory, in bytes. Not PSS: what of the program's file counts there depends on how many others run it.
     pub(crate) fn memory(&self) -> usize {
         let pid = self.child.id().expect("it runs");
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Linux tells it");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("Linux tells it");
         line.trim().strip_suffix(" kB").expect("in kilobytes").parse::<usize>().unwrap() * 1024
     }
 

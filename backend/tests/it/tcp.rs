@@ -1,6 +1,6 @@
 //! Frames over plain TCP: the same sessions, and reasons that reach the client.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backend::frame::{Bye, Close, Frame, KickReason, Login, LoginCode, MAX_FRAME, Ping};
 use rustix::process::Signal;
@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    log::start_logged,
     process::{ANY, DEADLINE, Im, eventually},
     tcp_client::{TcpClient, bytes, login},
     ws::{Client, send, token},
@@ -138,13 +139,8 @@ async fn who_only_stops_talking_gets_its_answers_and_may_go_on_with_the_session(
 
 #[tokio::test]
 async fn every_other_end_has_its_code_as_over_websocket() {
-    let options = ["--login-timeout", "500ms", "--heartbeat", "1s", "--request-rate", "1", "--max-sessions", "8"];
-    let (im, _data) = start(&options).await;
+    let (im, _data) = start(&["--heartbeat", "1s", "--request-rate", "1"]).await;
     let tcp = im.address_of("tcp");
-    assert_eq!(TcpClient::connect(tcp).await.closed().await, 4003);
-    let mut half = TcpClient::connect(tcp).await;
-    half.stream.write_all(&[0, 0, 0, 90]).await.unwrap();
-    assert_eq!(half.closed().await, 4003, "half a frame is no login");
     let mut early = TcpClient::connect(tcp).await;
     early.say(&Frame::Ping(Ping { t: 1 })).await;
     assert_eq!(early.closed().await, 1008);
@@ -166,7 +162,22 @@ async fn every_other_end_has_its_code_as_over_websocket() {
         hasty.stream.write_all(&bytes(&send("room:a", id, b"x"))).await.unwrap();
     }
     assert_eq!(hasty.closed().await, 4008);
-    eventually("all have left", async || (im.get("/load").await.json()["sessions"] == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn who_does_not_log_in_is_closed() {
+    let (im, _data) = start(&["--login-timeout", "500ms"]).await;
+    let tcp = im.address_of("tcp");
+    assert_eq!(TcpClient::connect(tcp).await.closed().await, 4003);
+    let mut half = TcpClient::connect(tcp).await;
+    half.stream.write_all(&[0, 0, 0, 90]).await.unwrap();
+    assert_eq!(half.closed().await, 4003, "half a frame is no login");
+}
+
+#[tokio::test]
+async fn a_full_server_says_so() {
+    let (im, _data) = start(&["--max-sessions", "8", "--login-timeout", "1h"]).await;
+    let tcp = im.address_of("tcp");
     let mut all = Vec::new();
     for _ in 0..8 {
         all.push(TcpClient::connect(tcp).await);
@@ -192,9 +203,12 @@ async fn a_drain_tells_those_on_tcp_too_and_then_closes_them() {
     assert_eq!(im.ended().await.code(), Some(0));
 }
 
+/// It was told `CLOSE` once, in the middle of the frame that it had not taken.
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_closed_and_holds_nobody_up() {
-    let (im, _data) = start(&["--stall-timeout", "500ms", "--heartbeat", "60s"]).await;
+async fn a_client_that_takes_nothing_is_closed_and_finds_no_wrong_frame_in_what_it_takes_later() {
+    let body = vec![b'x'; 50_000];
+    let (im, _data, logged) =
+        start_logged(&["--tcp", ANY, "--stall-timeout", "500ms", "--heartbeat", "60s", "--request-rate", "0"]).await;
     let tcp = im.address_of("tcp");
     let mut deaf = TcpClient::login(tcp, "alice", "phone").await;
     let mut bob = TcpClient::login(tcp, "bob", "phone").await;
@@ -202,15 +216,64 @@ async fn a_client_that_takes_nothing_is_closed_and_holds_nobody_up() {
     eventually("the deaf one is gone", async || {
         for _ in 0..40 {
             id += 1;
-            bob.send("dm:alice:bob", id, &[b'x'; 50_000]).await;
+            bob.send("dm:alice:bob", id, &body).await;
         }
-        (im.get("/load").await.json()["sessions"] == 1).then_some(())
+        logged.now(|line| line["fields"]["message"] == "session ends" && line["fields"]["code"] == 4005)
     })
     .await;
-    // What was on its way is still there, and then the stream is over, without a last frame in the middle of another.
-    let ended = async {
-        let mut rest = vec![0; 1 << 16];
-        while deaf.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+    // What was on its way is still there, and then the stream is over: every frame up to there is a whole message.
+    let mut taken = Vec::new();
+    let _reset = timeout(DEADLINE, deaf.stream.read_to_end(&mut taken)).await.expect("an end in time");
+    let mut rest = &taken[..];
+    while let Some((length, behind)) = rest.split_first_chunk()
+        && let Some((frame, behind)) = behind.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).unwrap())
+    {
+        let frame = Frame::from_bytes(frame.to_vec().into()).expect("a whole frame");
+        assert!(matches!(&frame, Some(Frame::Msg(msg)) if msg.body == body), "{frame:?}");
+        rest = behind;
+    }
+    let close = b"takes no data";
+    assert!(!rest.windows(close.len()).any(|words| words == close), "CLOSE is in the middle of another frame");
+    assert!(rest.len() < taken.len(), "it has taken something");
+}
+
+/// The time began anew with the first byte once.
+#[tokio::test]
+async fn the_first_byte_does_not_lengthen_the_time_until_login() {
+    const WITHIN: Duration = Duration::from_secs(3);
+    let (im, _data) = start(&["--login-timeout", "3s"]).await;
+    let begun = Instant::now();
+    let mut slow = TcpClient::connect(im.address_of("tcp")).await;
+    tokio::time::sleep(WITHIN * 2 / 3).await;
+    slow.stream.write_all(&[0]).await.unwrap();
+    let said = Instant::now();
+    assert_eq!(slow.closed().await, 4003);
+    assert!(begun.elapsed() >= WITHIN, "{:?}", begun.elapsed());
+    assert!(said.elapsed() < WITHIN, "{:?} after its first byte", said.elapsed());
+}
+
+#[tokio::test]
+async fn who_is_refused_before_the_first_byte_has_a_line_in_the_log() {
+    let (im, _data, logged) =
+        start_logged(&["--tcp", ANY, "--login-timeout", "2s", "--max-sessions", "1", "--admin"]).await;
+    let tcp = im.address_of("tcp");
+    let refused = async |code: u32| {
+        let mut client = TcpClient::connect(tcp).await;
+        let address = client.stream.local_addr().unwrap().to_string();
+        assert_eq!(client.closed().await, code);
+        let line = logged.line(|line| line["fields"]["address"] == *address).await;
+        let fields = &line["fields"];
+        assert!(fields["message"] == "no session" && fields["code"] == code, "{line}");
+        assert!(fields["transport"] == "tcp" && !fields["reason"].as_str().unwrap().is_empty(), "{line}");
     };
-    timeout(DEADLINE, ended).await.unwrap();
+    refused(4003).await;
+    let _only = eventually("the place is free", async || {
+        let mut client = TcpClient::connect(tcp).await;
+        client.say(&login("alice", "phone")).await;
+        matches!(client.hear().await, Frame::LoginOk(_)).then_some(client)
+    })
+    .await;
+    refused(1013).await;
+    assert_eq!(im.post("/admin/drain?deadline=1h", "").await.status, 202);
+    refused(1012).await;
 }

@@ -71,6 +71,6 @@ export class Groups {
   }
 
   remove(conv, user) {
-    return this.#ask("DELETE", `${pathOf(conv)}/members/${segment(user)}`);
+    return this.#ask("DELETE", `${pathOf(conv)}/members?user=${segment(user)}`);
   }
 }

@@ -5,18 +5,20 @@
 //! until the copy is done.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
+    os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{
     Connection, OpenFlags,
     backup::{Backup, StepResult},
 };
 
 use super::{
-    super::backup::{BackupError, Contents, Engine},
-    DATABASE, TURN, lock, schema,
+    super::backup::{BackupError, Contents, Engine, failed},
+    DATABASE, TURN, lock, schema, use_lock,
 };
 
 /// SQLite files of [`SqliteStore`](super::SqliteStore).
@@ -25,39 +27,28 @@ pub struct Sqlite;
 
 impl Engine for Sqlite {
     const NAME: &'static str = "sqlite";
+    const FILES: &'static [&'static str] = &[DATABASE];
 
     fn copy(&self, data: &Path, to: &Path) -> Result<(), BackupError> {
         let from = data.join(DATABASE);
-        if !from.exists() {
+        if !from.try_exists().map_err(failed("look at", &from))? {
             return Err(BackupError::NoStore(data.to_owned()));
         }
-        // Not read-only, because readers of a log register in a file beside it.
-        let from = open(&from)?;
-        from.execute_batch("PRAGMA query_only = ON;")?;
-        let mut copy = Connection::open(to.join(DATABASE))?;
-        // Whoever called syncs the file when it is whole.
-        copy.execute_batch("PRAGMA synchronous = OFF;")?;
-        copy_whole(&from, &mut copy)?;
-        // The copy says that it has a log, as its model does; it is one file.
-        copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-        Ok(())
+        copy(&from, &to.join(DATABASE)).map_err(BackupError::Copy)
     }
 
     fn inspect(&self, directory: &Path) -> Result<Contents, BackupError> {
         let path = directory.join(DATABASE);
         let damaged = |what| BackupError::Damaged { file: path.clone(), what };
-        let db = open(&path)?;
-        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let unreadable = |cause| BackupError::Unreadable { file: path.clone(), cause };
+        let db = open_alone(&path).map_err(unreadable)?;
+        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(unreadable)?;
         let schema = usize::try_from(found).ok().filter(|schema| *schema > 0 && *schema <= schema::known());
         let Some(schema) = schema else { return Err(BackupError::Schema { found, known: schema::known() }) };
-        let verdict: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(damaged(verdict));
+        if let Some(what) = faults(&db).map_err(unreadable)? {
+            return Err(damaged(what));
         }
-        if db.prepare("PRAGMA foreign_key_check")?.exists([])? {
-            return Err(damaged("something refers to a conversation that is not there".into()));
-        }
-        let count = |sql| db.query_row(sql, [], |row| super::read::unsigned(row, 0));
+        let count = |sql| db.query_row(sql, [], |row| super::read::unsigned(row, 0)).map_err(unreadable);
         Ok(Contents {
             schema,
             conversations: count("SELECT count(*) FROM conversation")?,
@@ -67,21 +58,53 @@ impl Engine for Sqlite {
     }
 
     fn reserve(&self, data: &Path) -> Result<File, BackupError> {
-        let reserved = lock(data).map_err(|cause| BackupError::File { what: "lock", path: data.to_owned(), cause })?;
+        let reserved = lock(data).map_err(failed("lock", data))?;
+        match use_lock(data).map_err(failed("lock", data))?.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(BackupError::InUse(data.to_owned())),
+            Err(TryLockError::Error(cause)) => return Err(failed("lock", data)(cause)),
+        }
         // A log without its database may be the newest that there is.
         let there = ["", "-wal", "-shm", "-journal"].map(|suffix| data.join(format!("{DATABASE}{suffix}")));
         if there.iter().any(|file| fs::symlink_metadata(file).is_ok()) {
             return Err(BackupError::StoreExists(data.to_owned()));
         }
+        // Whoever opens the store meanwhile waits for this lock, and takes the other one behind it.
         Ok(reserved)
     }
 }
 
-/// An existing database.
-fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(TURN)?;
-    Ok(db)
+fn copy(from: &Path, to: &Path) -> rusqlite::Result<()> {
+    // Not read-only, because readers of a log register in a file beside it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let from = Connection::open_with_flags(from, flags)?;
+    from.busy_timeout(TURN)?;
+    from.execute_batch("PRAGMA query_only = ON;")?;
+    let mut copy = Connection::open(to)?;
+    // Whoever called syncs the file when it is whole.
+    copy.execute_batch("PRAGMA synchronous = OFF;")?;
+    copy_whole(&from, &mut copy)?;
+    // The copy says that it has a log, as its model does; it is one file.
+    copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))
+}
+
+/// A database that nobody writes. Neither it nor its directory is touched, so it may be on a medium that takes no writes.
+fn open_alone(path: &Path) -> rusqlite::Result<Connection> {
+    // SQLite's URI of a file: all that has a meaning there is escaped.
+    const MEANT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/');
+    let escaped = percent_encode(path.as_os_str().as_bytes(), MEANT);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
+}
+
+/// The first thing that is wrong inside a database.
+fn faults(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let verdict: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Ok(Some(verdict));
+    }
+    let dangling = db.prepare("PRAGMA foreign_key_check")?.exists([])?;
+    Ok(dangling.then(|| "something refers to a conversation that is not there".into()))
 }
 
 fn copy_whole(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {

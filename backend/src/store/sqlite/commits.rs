@@ -20,7 +20,7 @@ impl Commits {
     pub(super) fn new() -> prometheus::Result<Self> {
         let size = HistogramOpts::new(
             "warbler_im_commit_batch_size",
-            "Messages, moves of cursors and probes in a commit that succeeded.",
+            "Messages, moves of cursors, creations and changes of groups, and probes in a commit that succeeded.",
         );
         let seconds = HistogramOpts::new(
             "warbler_im_commit_duration_seconds",

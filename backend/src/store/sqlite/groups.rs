@@ -10,6 +10,7 @@ use super::{
     writer::{begin_reading, write_message},
 };
 use crate::{
+    conversation::Conversation,
     frame::{CLIENT_MSG_ID, GroupEvent, KIND_GROUP, MAX_GROUPS, Role},
     group::{Change, Denied, Edit, Group, Member, decide},
 };
@@ -44,8 +45,13 @@ pub(super) fn of_user(db: &Connection, user: &str) -> rusqlite::Result<Vec<Group
     .collect()
 }
 
-pub(super) fn is_member(db: &Connection, conv: &str, user: &str) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM member JOIN conversation ON id = conversation WHERE name = ?1 AND user = ?2")?
+/// Whether a conversation is no group, or this user is in it.
+pub(super) fn may_use(moment: &Transaction<'_>, conv: &str, user: &str) -> rusqlite::Result<bool> {
+    if !matches!(Conversation::parse(conv), Some(Conversation::Group)) {
+        return Ok(true);
+    }
+    moment
+        .prepare_cached("SELECT 1 FROM member JOIN conversation ON id = conversation WHERE name = ?1 AND user = ?2")?
         .exists([conv, user])
 }
 

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 
-use super::super::{Cursor, Fed, Moved, News, Page, Part, Position};
+use super::{
+    super::{Cursor, Cut, Fed, Moved, News, Page, Part, Position, Side},
+    groups::may_use,
+};
 use crate::frame::Msg;
 
 /// Messages, and moves of cursors, that one look at the feed returns.
@@ -11,43 +14,36 @@ const FEED: u32 = 512;
 /// More than a message's fields other than its body take in a page, in bytes.
 const PER_MESSAGE: usize = 320;
 
-/// Which messages of a conversation a page is cut from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Side {
-    After(u64),
-    Before(u64),
-}
-
-pub(super) fn page(
-    db: &mut Connection,
-    conv: &str,
-    side: Side,
-    limit: u32,
-    max_bytes: usize,
-) -> rusqlite::Result<Page> {
-    // One transaction, so that `last_seq` and the messages are of the same moment.
+/// `None` if the conversation is a group that the user is not in.
+pub(super) fn page(db: &mut Connection, conv: &str, user: &str, cut: Cut) -> rusqlite::Result<Option<Page>> {
+    // One transaction, so that membership, `last_seq` and the messages are of the same moment.
     let moment = db.transaction()?;
-    let Some((id, last_seq)) = conversation(&moment, conv)? else { return Ok(Page { msgs: Vec::new(), last_seq: 0 }) };
-    let (sql, edge) = match side {
+    if !may_use(&moment, conv, user)? {
+        return Ok(None);
+    }
+    let Some((id, last_seq)) = conversation(&moment, conv)? else {
+        return Ok(Some(Page { msgs: Vec::new(), last_seq: 0 }));
+    };
+    let (sql, edge) = match cut.side {
         Side::After(seq) => (AFTER, seq),
         Side::Before(seq) => (BEFORE, seq),
     };
     let mut statement = moment.prepare_cached(sql)?;
-    let mut rows = statement.query((id, i64::try_from(edge).unwrap_or(i64::MAX), limit))?;
+    let mut rows = statement.query((id, i64::try_from(edge).unwrap_or(i64::MAX), cut.limit))?;
     let mut msgs: Vec<Msg> = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         let msg = msg(row, conv.to_owned(), 0)?;
         bytes += msg.body.len() + PER_MESSAGE;
-        if bytes > max_bytes && !msgs.is_empty() {
+        if bytes > cut.max_bytes && !msgs.is_empty() {
             break;
         }
         msgs.push(msg);
     }
-    if let Side::Before(_) = side {
+    if let Side::Before(_) = cut.side {
         msgs.reverse();
     }
-    Ok(Page { msgs, last_seq })
+    Ok(Some(Page { msgs, last_seq }))
 }
 
 const AFTER: &str = "SELECT seq, sender, client_msg_id, body, time, kind, sent_at FROM message

@@ -1,7 +1,8 @@
-//! How much a session may ask for: a token bucket that goes into debt.
+//! How much a client may ask for: a token bucket.
 //!
-//! What does not fit is refused with the time after which it will, and counts all the same. So a client that waits as it
-//! is told gets on, and one that goes on regardless sinks until it is closed. Time enters as an argument.
+//! In a session it goes into debt: what does not fit is refused with the time after which it will, and counts all the same.
+//! So a client that waits as it is told gets on, and one that goes on regardless sinks until it is closed. Over HTTP there
+//! is nothing to close, and what is refused does not count. Time enters as an argument.
 
 use std::num::NonZeroU32;
 
@@ -11,7 +12,7 @@ use tokio::time::{Duration, Instant};
 const BURST: f64 = 2.0;
 
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     /// Requests a second; none is no limit.
     rate: Option<NonZeroU32>,
     /// Requests that may come now; below 0 those that should not have come.
@@ -21,7 +22,7 @@ pub(super) struct Allowance {
 
 /// What becomes of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Fine,
     /// Too fast; it may come again after this time.
     Later(Duration),
@@ -30,16 +31,15 @@ pub(super) enum Verdict {
 }
 
 impl Allowance {
-    pub(super) fn new(rate: Option<NonZeroU32>, now: Instant) -> Self {
+    pub(crate) fn new(rate: Option<NonZeroU32>, now: Instant) -> Self {
         let level = rate.map_or(0.0, |rate| f64::from(rate.get()) * BURST);
         Self { rate, level, at: now }
     }
 
-    pub(super) fn ask(&mut self, now: Instant) -> Verdict {
-        let Some(rate) = self.rate else { return Verdict::Fine };
-        let rate = f64::from(rate.get());
-        self.level = (self.level + now.duration_since(self.at).as_secs_f64() * rate).min(rate * BURST) - 1.0;
-        self.at = now;
+    /// Asks for something that counts even if it is refused.
+    pub(crate) fn ask(&mut self, now: Instant) -> Verdict {
+        let Some(rate) = self.fill(now) else { return Verdict::Fine };
+        self.level -= 1.0;
         if self.level >= 0.0 {
             Verdict::Fine
         } else if self.level >= -(rate * BURST) {
@@ -47,6 +47,25 @@ impl Allowance {
         } else {
             Verdict::Enough
         }
+    }
+
+    /// Takes as much as this many requests, at most all that may ever come at once, or says when it may come.
+    pub(crate) fn take(&mut self, requests: u32, now: Instant) -> Result<(), Duration> {
+        let Some(rate) = self.fill(now) else { return Ok(()) };
+        let wanted = f64::from(requests).min(rate * BURST);
+        if self.level < wanted {
+            return Err(Duration::from_secs_f64((wanted - self.level) / rate));
+        }
+        self.level -= wanted;
+        Ok(())
+    }
+
+    /// What has come in since it was looked at last. The rate, if there is one.
+    fn fill(&mut self, now: Instant) -> Option<f64> {
+        let rate = f64::from(self.rate?.get());
+        self.level = (self.level + now.duration_since(self.at).as_secs_f64() * rate).min(rate * BURST);
+        self.at = now;
+        Some(rate)
     }
 }
 
@@ -95,6 +114,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_waits_for_all_there_is_and_a_refusal_costs_nothing() {
+        let now = Instant::now();
+        let mut allowance = Allowance::new(NonZeroU32::new(10), now);
+        assert_eq!(allowance.take(256, now), Ok(()));
+        for _ in 0..100 {
+            assert_eq!(allowance.take(5, now), Err(Duration::from_millis(500)));
+        }
+        assert_eq!(allowance.take(256, now), Err(Duration::from_secs(2)));
+        assert_eq!(allowance.take(5, now + Duration::from_millis(500)), Ok(()));
+        assert_eq!(Allowance::new(None, now).take(256, now), Ok(()));
     }
 
     #[test]
