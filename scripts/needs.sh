@@ -3,7 +3,7 @@
 # A C compiler (ring, jemalloc, SQLite) and cmake (zlib-ng, through pingora).
 BUILD_PACKAGES="build-essential cmake"
 # Peers and clients of the process tests and of the comparison, the browser that tests the chat page, and what counts the instructions of a pick.
-TEST_PACKAGES="chromium chromium-driver curl mosquitto mosquitto-clients nginx libnginx-mod-stream haproxy python3-websockets valgrind iproute2"
+TEST_PACKAGES="chromium chromium-driver curl mosquitto mosquitto-clients nginx libnginx-mod-stream haproxy python3-websockets valgrind iproute2 strace"
 
 # Installs the Debian packages that are missing.
 need_packages() {
