@@ -372,6 +372,9 @@ export class Talks {
   groupsListed(groups, known) {
     const listed = new Set(groups.map(({ conv }) => conv));
     known.filter((conv) => isGroup(conv) && !listed.has(conv)).forEach((conv) => this.forget(conv));
-    groups.forEach(({ conv, name }) => Object.assign(this.talk(conv), { name }));
+    groups.forEach(({ conv, name }) => {
+      Object.assign(this.talk(conv), { name });
+      this.out.changed(conv);
+    });
   }
 }
