@@ -4,6 +4,7 @@
 //! chromium-driver.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -300,9 +301,17 @@ async fn scrolling() -> Result<()> {
     alice.run(FILL, &["dm:alice:bob".into(), COUNT.into()]).await?;
     // What was pushed is there, whole and in its order; what was not pushed is asked for.
     last_message(&bob, "line 150", "").await?;
+    // Where the first page leaves room, so that nobody can scroll, the next ones come by themselves.
+    alice.look(1280, 4000, Scheme::Light).await?;
     alice.reload().await?;
     connected(&alice).await?;
     open(&alice, "bob").await?;
+    let full = "document.querySelector('#messages .message')
+        && document.querySelector('#scroll').scrollHeight > document.querySelector('#scroll').clientHeight";
+    alice.wait_until(full, &[]).await?;
+    alice.look(1280, 800, Scheme::Light).await?;
+    alice.reload().await?;
+    connected(&alice).await?;
     last_message(&alice, "line 150", "Read").await?;
     let shown = texts(&alice).await?.len();
     ensure!(shown < COUNT, "only the end is there at first, not {shown}");
@@ -385,10 +394,37 @@ async fn grouping() -> Result<()> {
     bob.wait_until("document.querySelectorAll('#talks li').length === 0", &[]).await?;
     alice.click("#members-dialog .cancel").await?;
     alice.wait_until("document.querySelector('#messages li:last-child').textContent === 'bob left'", &[]).await?;
+    a_late_list_is_nobody_elses(&alice).await?;
     for browser in [&alice, &bob] {
         is_clean(browser).await?;
     }
     end([alice, bob]).await
+}
+
+/// The list of groups that somebody asked for who has signed out since it was.
+async fn a_late_list_is_nobody_elses(browser: &Browser) -> Result<()> {
+    let hold = "const real = fetch; window.held = [];
+        window.fetch = async (path, rest) => {
+          const answer = await real(path, rest);
+          if (path.endsWith('/groups')) await new Promise((go) => window.held.push(go));
+          return answer;
+        };";
+    browser.click("#sign-out").await?;
+    browser.run(hold, &[]).await?;
+    sign_in(browser, "alice").await?;
+    browser.wait_until("window.held.length === 1", &[]).await?;
+    browser.click("#sign-out").await?;
+    sign_in(browser, "erin").await?;
+    browser.wait_until("window.held.length === 2", &[]).await?;
+    // Some time, because nothing tells when nothing has happened; then the page shows what it has.
+    let rows = "window.held.forEach((go) => go());
+        await new Promise((done) => setTimeout(done, 100));
+        document.dispatchEvent(new Event('visibilitychange'));
+        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        return document.querySelectorAll('#talks li').length;";
+    let rows = browser.run(&format!("return (async () => {{ {rows} }})()"), &[]).await?;
+    ensure!(rows == 0, "{rows} conversations of somebody else are shown");
+    Ok(())
 }
 
 #[tokio::test]
@@ -408,8 +444,13 @@ async fn moving() -> Result<()> {
 
     // Killed: both come back at the other one, and what was written meanwhile arrives.
     let lisbon = world.server(1).await?;
+    // It may be back before it is looked for.
+    let watch = "const app = document.querySelector('#app'); window.wasDown = false;
+        new MutationObserver(() => { window.wasDown ||= app.dataset.link !== 'up'; })
+            .observe(app, { attributeFilter: ['data-link'] });";
+    alice.run(watch, &[]).await?;
     frankfurt.kill()?;
-    alice.wait_until("document.querySelector('#app').dataset.link !== 'up'", &[]).await?;
+    alice.wait_until("window.wasDown", &[]).await?;
     say(&alice, "two").await?;
     for browser in [&alice, &bob] {
         served_by(browser, PLACES[1]).await?;
@@ -457,6 +498,58 @@ async fn moving() -> Result<()> {
     end([alice, bob]).await
 }
 
+#[tokio::test]
+async fn a_restored_store_is_taken_as_it_is() {
+    restoring().await.unwrap();
+}
+
+async fn restoring() -> Result<()> {
+    let world = World::start().await?;
+    let mut server = world.server(0).await?;
+    let alice = world.person("alice").await?;
+    let bob = world.person("bob").await?;
+    chat_with(&alice, "bob").await?;
+    chat_with(&bob, "alice").await?;
+    say(&alice, "one").await?;
+    last_message(&alice, "one", "Read").await?;
+    let (store, backup) = (Server::store(&world.workspace), world.workspace.path("backup"));
+    copied(&world, "backup", ["--data".as_ref(), store.as_ref(), "--to".as_ref(), backup.as_ref()]).await?;
+    for text in ["two", "three"] {
+        say(&bob, text).await?;
+        last_message(&bob, text, "Read").await?;
+    }
+    server.kill()?;
+    fs::rename(&store, world.workspace.path("lost"))?;
+    copied(&world, "restore", ["--from".as_ref(), backup.as_ref(), "--data".as_ref(), store.as_ref()]).await?;
+    server.start_again(&world.workspace).await?;
+    for browser in [&alice, &bob] {
+        wait_for_texts(browser, &["one"]).await?;
+    }
+    // The numbers are given again, to others.
+    say(&alice, "four").await?;
+    say(&bob, "five").await?;
+    let both = "JSON.stringify(Array.from(document.querySelectorAll('#messages .message .body'),
+                (row) => row.textContent).sort()) === '[\"five\",\"four\",\"one\"]'";
+    for browser in [&alice, &bob] {
+        browser.wait_until(both, &[]).await?;
+    }
+    ensure!(texts(&alice).await? == texts(&bob).await?, "both see the same order");
+    let read = "Array.from(document.querySelectorAll('#messages .mine .meta')).at(-1).textContent.endsWith('Read')";
+    alice.wait_until(read, &[]).await?;
+    for browser in [&alice, &bob] {
+        only_loopback(browser).await?;
+    }
+    end([alice, bob]).await
+}
+
+/// Runs `warbler-im backup` or `restore`.
+async fn copied(world: &World, command: &str, arguments: [&OsStr; 4]) -> Result<()> {
+    let launch = Launch::new(binary("warbler-im")?).arg(command).args(arguments);
+    let done = Process::run(&world.workspace, launch, SOON).await?;
+    ensure!(done.code() == 0, "{command}: {}", done.stderr);
+    Ok(())
+}
+
 async fn fault(server: &Server, wanted: &str) -> Result<()> {
     let done = http::request(server.address, "POST", "/admin/fault", &[], wanted.as_bytes()).await?;
     ensure!(done.status == 200, "{}", done.text());
@@ -487,6 +580,20 @@ async fn kicking() -> Result<()> {
     connected(&bob).await?;
     bob.wait_until("document.querySelector('#notice').hidden", &[]).await?;
     again.wait_until("document.querySelector('#link-text').textContent === 'Signed in elsewhere'", &[]).await?;
+
+    // What the server does not take is not said again after each login.
+    let spoil = r#"window.send = WebSocket.prototype.send;
+        WebSocket.prototype.send = function (text) {
+          window.send.call(this, JSON.parse(text).type === 'ping' ? '{"type":"pong","t":1,"server_time":1}' : text);
+        };"#;
+    bob.run(spoil, &[]).await?;
+    let stopped = "document.querySelector('#link-text').textContent === 'Stopped by the server (1008)'
+                   && document.querySelector('#notice').checkVisibility()";
+    bob.wait_until(stopped, &[]).await?;
+    is_in_order(&bob).await?;
+    bob.run("WebSocket.prototype.send = window.send", &[]).await?;
+    bob.click("#notice-action").await?;
+    connected(&bob).await?;
     for browser in [&bob, &again] {
         is_clean(browser).await?;
     }
@@ -518,6 +625,22 @@ async fn asking_for_a_token() -> Result<()> {
     alice.click("#sign-in-form .primary").await?;
     connected(&alice).await?;
     end([alice]).await
+}
+
+#[tokio::test]
+async fn each_part_of_the_page_keeps_to_the_protocol() {
+    checking_parts().await.unwrap();
+}
+
+async fn checking_parts() -> Result<()> {
+    const PARTS: &str = include_str!("chat/parts.js");
+    let world = World::start().await?;
+    let _server = world.server(0).await?;
+    let browser = world.browser().await?;
+    let found = browser.run(&format!("return (async () => {{\n{PARTS}\n}})()"), &[]).await?;
+    ensure!(found == Value::Array(Vec::new()), "{found:#}");
+    is_clean(&browser).await?;
+    end([browser]).await
 }
 
 /// Where pictures of the page are left, to be looked at.

@@ -5,7 +5,7 @@ import { Outbox } from "./outbox.js";
 import { Session } from "./session.js";
 import { Talks } from "./talks.js";
 import { initial, isGroup, isUser } from "./words.js";
-import { byId, isAtEnd, setText, showHead, showMembers, showMessages, showTalks } from "./view.js";
+import { allIsInSight, byId, isAtEnd, setText, showHead, showMembers, showMessages, showTalks } from "./view.js";
 
 /** How often it is asked what there is, in milliseconds. */
 const LOOK_EVERY = 50_000;
@@ -49,24 +49,33 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
 });
 
 function begin(user, token) {
+  session?.leave();
   kept.set("user", user);
   kept.set("token", token);
-  groups = new Groups(token);
-  talks = new Talks(user, new Outbox(user), {
-    say: (frame) => session.say(frame),
-    changed: () => repaint(),
-    groupChanged: (conv) => conv === open && showGroup(conv),
-  });
-  session = new Session({ user, token, device, renew: () => renew(user) }, {
-    state: showState,
-    up: () => {
-      talks.loggedIn();
-      const known = Array.from(talks.all.keys());
-      groups.list().then((list) => talks?.groupsListed(list, known), quiet);
-      if (open && isGroup(open)) showGroup(open);
-    },
-    frame: (frame) => talks.heard(frame),
-  });
+  // What is under way when somebody signs out ends with these, and not with the next one's.
+  const mine = {
+    groups: new Groups(token),
+    talks: new Talks(user, new Outbox(user), {
+      say: (frame) => mine.session.say(frame),
+      changed: () => repaint(),
+      groupChanged: (conv) => conv === open && showGroup(conv),
+    }),
+    session: new Session({ token, device, renew: () => renew(user) }, {
+      state: showState,
+      up: () => {
+        mine.talks.loggedIn();
+        const known = Array.from(mine.talks.all.keys());
+        mine.groups.list().then((list) => mine.talks.groupsListed(list, known), quiet);
+        if (open && isGroup(open)) showGroup(open);
+      },
+      frame: (frame) => mine.talks.heard(frame),
+      renewed: (another) => {
+        kept.set("token", another);
+        mine.groups.token = another;
+      },
+    }),
+  };
+  ({ session, talks, groups } = mine);
   setText(byId("my-name"), user);
   setText(byId("my-avatar"), initial(user));
   byId("sign-in").hidden = true;
@@ -77,13 +86,14 @@ function begin(user, token) {
   byId("new-chat").focus();
 }
 
+/** Another token, or null from a server that gives none out; any other trouble may pass. */
 async function renew(user) {
-  const token = await demoLogin(user).then((given) => given.token, () => null);
-  if (token) {
-    kept.set("token", token);
-    groups.token = token;
+  try {
+    return (await demoLogin(user)).token;
+  } catch (error) {
+    if (error.code === "demo_login_off") return null;
+    throw error;
   }
-  return token;
 }
 
 byId("sign-out").addEventListener("click", () => {
@@ -93,6 +103,7 @@ byId("sign-out").addEventListener("click", () => {
 
 function signedOut(problem) {
   kept.clear();
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
   talks = undefined;
   open = undefined;
   if (!problem) byId("sign-in-form").reset();
@@ -113,6 +124,7 @@ const states = {
   moving: () => ["Moving to another server…", "away"],
   waiting: ({ seconds }) => [`Connecting again in ${seconds} s`, "down"],
   kicked: () => ["Signed in elsewhere", "down"],
+  stopped: ({ code }) => [`Stopped by the server (${code})`, "down"],
   refused: () => ["Not signed in", "down"],
   out: () => ["Signed out", "down"],
 };
@@ -126,9 +138,15 @@ function showState(kind, details = {}) {
   if (kind !== "up") setText(byId("rtt"), "");
   else if (details.rtt !== undefined) setText(byId("rtt"), `${details.rtt < 10 ? details.rtt.toFixed(1) : Math.round(details.rtt)} ms`);
   if (kind === "kicked") notice("This device has signed in elsewhere.", "Use here", () => session.connect());
-  else if (kind === "up") notice("");
+  else if (kind === "stopped") notice(stoppedBy(details.code), "Connect again", () => session.connect());
+  else notice("");
   if (kind === "refused") signedOut(`The server refused the login: ${details.code.replaceAll("_", " ")}.`);
 }
+
+/** Close code 4008 is for who asks for too much; the others that stop the page are for who says what is not allowed. */
+const stoppedBy = (code) => (code === 4008
+  ? "This page has asked for more than the server bears."
+  : "The server did not understand this page. Loading it anew may help.");
 
 function notice(text, action, act) {
   const [bar, button] = [byId("notice"), byId("notice-action")];
@@ -152,6 +170,8 @@ function repaint() {
     if (!talk) return;
     showHead(talks, talk);
     showMessages(talks, talk);
+    // Where nothing can be scrolled, nobody can ask for what is before.
+    if (talk.known && allIsInSight()) talks.loadOlder(talk);
     if (byId("members-dialog").open) showMembers(talks, talk, removeMember);
     seen(talk);
   });
@@ -272,17 +292,20 @@ answered("chat-form", "chat-dialog", () => {
 byId("new-group").addEventListener("click", () => ask("group-dialog"));
 answered("group-form", "group-dialog", async () => {
   const members = byId("group-users").value.split(/[\s,]+/).filter(Boolean).map(userFrom);
+  const mine = talks;
   const group = await groups.create(byId("group-name").value, members);
-  talks.groupShown(group);
+  mine.groupShown(group);
+  if (mine !== talks) return;
   byId("group-dialog").close();
   openTalk(group.conv);
 });
 
 async function showGroup(conv) {
+  const asked = talks;
   try {
-    talks.groupShown(await groups.show(conv));
+    asked.groupShown(await groups.show(conv));
   } catch (error) {
-    if (error.code === "no_such_group") talks.forget(conv);
+    if (error.code === "no_such_group") asked.forget(conv);
   }
 }
 
@@ -304,11 +327,11 @@ async function removeMember(user) {
 }
 
 byId("leave").addEventListener("click", async () => {
-  const conv = open;
+  const [mine, conv] = [talks, open];
   try {
-    await groups.remove(conv, talks.me);
+    await groups.remove(conv, mine.me);
     byId("members-dialog").close();
-    talks.forget(conv);
+    mine.forget(conv);
   } catch (error) {
     setText(byId("members-dialog").querySelector(".problem"), error.message);
   }

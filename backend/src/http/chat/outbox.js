@@ -30,13 +30,15 @@ export class Outbox {
 
   /** The server has it, or never will. */
   remove(id) {
+    if (!this.find(id)) return;
     this.messages = this.messages.filter((message) => message.client_msg_id !== id);
     this.#keep();
   }
 
   #keep() {
+    const others = read().filter((message) => message.user !== this.user);
     try {
-      sessionStorage.setItem(KEY, JSON.stringify(this.messages));
+      sessionStorage.setItem(KEY, JSON.stringify([...others, ...this.messages]));
     } catch {
       // No room or not allowed: they are still sent as long as the page lives.
     }

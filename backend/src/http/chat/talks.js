@@ -8,6 +8,8 @@ import { directConv, eventOf, isGroup, peerOf } from "./words.js";
 const PAGE = 40;
 /** So long after a message it is said that it has been delivered; several are said at once. */
 const ACK_AFTER = 150;
+/** So many conversations are loaded at once, of those that nobody has opened yet. */
+const LOADED_AT_ONCE = 8;
 /** Most users that a session may watch. */
 const WATCHED = 256;
 
@@ -15,9 +17,11 @@ export class Talks {
   /** Conversations by name. */
   all = new Map();
   presence = new Map();
-  /** Requests for pages that are not answered, in their order. */
+  /** Requests for pages that are not answered, in their order, each with its conversation as `talk`. */
   #asked = [];
-  #ackTimer;
+  /** Conversations of which nothing is here yet. */
+  #toLoad = new Set();
+  #timers = new Map();
 
   /**
    * @param {string} me
@@ -34,15 +38,19 @@ export class Talks {
   talk(conv) {
     let talk = this.all.get(conv);
     if (!talk) {
-      talk = {
-        conv, peer: peerOf(conv, this.me), name: undefined, members: undefined, role: undefined,
-        messages: [], tail: 0, head: 0, more: false, known: false, loading: false,
-        lastSeq: 0, readSeq: 0, ackedSeq: 0, receipts: new Map(), begun: Date.now(),
-      };
+      talk = this.#blank(conv);
       this.all.set(conv, talk);
-      if (talk.peer) this.#watch();
+      if (talk.peer) this.#soon("watch", 0, () => this.#watch());
     }
     return talk;
+  }
+
+  #blank(conv) {
+    return {
+      conv, peer: peerOf(conv, this.me), name: undefined, members: undefined, role: undefined,
+      messages: [], tail: 0, head: 0, more: false, known: false, loading: false,
+      lastSeq: 0, readSeq: 0, ackedSeq: 0, receipts: new Map(), begun: Date.now(),
+    };
   }
 
   with(user) {
@@ -63,15 +71,19 @@ export class Talks {
     return Array.from(this.all.values()).sort((a, b) => at(b) - at(a) || (a.conv < b.conv ? -1 : 1));
   }
 
-  /** A new connection: what was asked is lost, what was missed is asked for, what is not acknowledged is sent again. */
+  /** A new connection: what was asked is lost, what was missed is asked for, what may not have arrived is said again. */
   loggedIn() {
     this.#asked = [];
+    this.#toLoad.clear();
     this.all.forEach((talk) => {
-      talk.loading = false;
+      Object.assign(talk, { loading: false, ackedSeq: 0 });
       if (talk.known) this.#sync(talk);
+      // Only numbers are here, which are told again, as they are in a store that may have been restored.
+      else Object.assign(talk, { lastSeq: 0, readSeq: 0 });
     });
     this.askUnread();
     this.#watch();
+    this.#acknowledgeSoon();
     this.outbox.messages.filter((message) => !message.refused).forEach((message) => this.#send(message));
   }
 
@@ -84,15 +96,17 @@ export class Talks {
     this.out.changed(conv);
   }
 
-  #send({ conv, client_msg_id, body, sent_at }) {
+  #send(message) {
+    const { conv, client_msg_id, body, sent_at } = message;
+    message.stored = undefined;
     this.out.say({ type: "send", conv, client_msg_id, body, sent_at });
   }
 
   /** Asks for what is before the first message that is known. */
   loadOlder(talk) {
     if (talk.loading || (talk.known && !talk.more)) return;
-    talk.loading = this.#ask({ type: "history", conv: talk.conv, before_seq: talk.known ? talk.head : 0, limit: PAGE });
-    this.out.changed(talk.conv);
+    talk.loading = this.#ask(talk, { type: "history", conv: talk.conv, before_seq: talk.known ? talk.head : 0, limit: PAGE });
+    if (talk.loading) this.out.changed(talk.conv);
   }
 
   /** Everything that is known of it has been seen. */
@@ -148,27 +162,50 @@ export class Talks {
     for (const { conv, last_seq, read_seq } of convs) {
       const talk = this.talk(conv);
       talk.lastSeq = Math.max(talk.lastSeq, last_seq);
-      talk.readSeq = Math.max(talk.readSeq, read_seq);
-      this.#catchUp(talk);
+      if (talk.tail > last_seq) {
+        // Overtaken by a message, or from a restored store: SYNC tells.
+        this.#sync(talk);
+      } else {
+        // A READ may have been lost with its connection.
+        if (talk.readSeq > read_seq) this.out.say({ type: "read", conv, seq: talk.readSeq });
+        talk.readSeq = Math.max(talk.readSeq, read_seq);
+        this.#catchUp(talk);
+      }
       this.out.changed(conv);
     }
     if (more) this.askUnread(convs.at(-1).conv);
   }
 
   #catchUp(talk) {
-    if (!talk.known) this.loadOlder(talk);
-    else if (talk.lastSeq > talk.tail) this.#sync(talk);
-  }
-
-  #sync(talk) {
-    if (!this.#asked.some(({ type, conv }) => type === "sync" && conv === talk.conv)) {
-      this.#ask({ type: "sync", conv: talk.conv, after_seq: talk.tail });
+    if (!talk.known) {
+      this.#toLoad.add(talk);
+      this.#loadSome();
+    } else if (talk.lastSeq > talk.tail) {
+      this.#sync(talk);
     }
   }
 
-  #ask(request) {
+  /** What has just been opened does not wait for its turn here. */
+  #loadSome() {
+    let free = LOADED_AT_ONCE - this.#asked.filter(({ type }) => type === "history").length;
+    for (const talk of this.#toLoad) {
+      if (free <= 0) return;
+      this.#toLoad.delete(talk);
+      if (talk.known || talk.loading || this.all.get(talk.conv) !== talk) continue;
+      this.loadOlder(talk);
+      free -= 1;
+    }
+  }
+
+  #sync(talk) {
+    if (!this.#asked.some((asked) => asked.type === "sync" && asked.talk === talk)) {
+      this.#ask(talk, { type: "sync", conv: talk.conv, after_seq: talk.tail });
+    }
+  }
+
+  #ask(talk, request) {
     const said = this.out.say(request);
-    if (said) this.#asked.push(request);
+    if (said) this.#asked.push({ ...request, talk });
     return said;
   }
 
@@ -180,11 +217,28 @@ export class Talks {
     this.out.changed(talk.conv);
   }
 
-  #page({ conv, msgs, next_seq, last_seq, more }) {
-    const { type, before_seq } = this.#asked.shift() ?? {};
-    const talk = this.all.get(conv);
-    // It may be over since it was asked for.
-    if (!talk) return;
+  #page(page) {
+    const asked = this.#asked.shift();
+    const talk = this.all.get(page.conv);
+    // It may be over since it was asked for, or have begun anew.
+    if (talk && talk === asked?.talk) {
+      if (asked.type === "sync" && page.last_seq < asked.after_seq) this.#beginAnew(talk, page.last_seq);
+      else this.#take(talk, asked, page);
+      this.out.changed(page.conv);
+    }
+    this.#loadSome();
+  }
+
+  /** The store was restored from a backup: it knows less than this page, and gives out the same numbers again. */
+  #beginAnew({ conv, name, members, role }, lastSeq) {
+    const talk = Object.assign(this.#blank(conv), { name, members, role, lastSeq });
+    this.all.set(conv, talk);
+    this.loadOlder(talk);
+    this.#soon("unread", ACK_AFTER, () => this.askUnread());
+    if (isGroup(conv)) this.out.groupChanged(conv);
+  }
+
+  #take(talk, { type, before_seq }, { msgs, next_seq, last_seq, more }) {
     talk.lastSeq = Math.max(talk.lastSeq, last_seq);
     if (type === "history") {
       talk.loading = false;
@@ -196,23 +250,27 @@ export class Talks {
         if (talk.peer) this.#sync(talk);
       } else {
         talk.messages.unshift(...msgs.filter(({ seq }) => seq < talk.head));
+        msgs.forEach(({ sender, client_msg_id }) => sender === this.me && this.outbox.remove(client_msg_id));
       }
       talk.head = next_seq;
       talk.more = more;
     } else {
       msgs.filter(({ seq }) => seq > talk.tail).forEach((message) => this.#append(talk, message));
     }
+    // What is stored further back than the first page is not shown at the end any more.
+    this.outbox.of(talk.conv).forEach(({ stored, client_msg_id }) => stored <= talk.tail && this.outbox.remove(client_msg_id));
     this.#catchUp(talk);
-    this.out.changed(conv);
   }
 
   #noPage({ conv, code, retry_after_ms }) {
-    const request = this.#asked.shift();
+    const asked = this.#asked.shift();
     const talk = this.all.get(conv);
-    if (!talk) return;
-    talk.loading = false;
-    if (code === "not_a_member") this.forget(conv);
-    else if (retry_after_ms && request) setTimeout(() => this.#catchUp(talk), retry_after_ms);
+    if (talk && talk === asked?.talk) {
+      talk.loading = false;
+      if (code === "not_a_member") this.forget(conv);
+      else if (retry_after_ms) setTimeout(() => this.#catchUp(talk), retry_after_ms);
+    }
+    this.#loadSome();
   }
 
   #append(talk, message) {
@@ -249,7 +307,7 @@ export class Talks {
       this.#append(talk, { conv, seq, sender: this.me, client_msg_id, body, time: server_time, kind: 0, sent_at });
     } else {
       // It stays in sight until the conversation shows it in its place.
-      message.stored = true;
+      message.stored = seq;
       if (seq <= talk.tail) this.outbox.remove(client_msg_id);
       this.#catchUp(talk);
     }
@@ -280,14 +338,22 @@ export class Talks {
   }
 
   #acknowledgeSoon() {
-    this.#ackTimer ??= setTimeout(() => {
-      this.#ackTimer = undefined;
+    this.#soon("ack", ACK_AFTER, () => {
       for (const talk of this.all.values()) {
         if (talk.tail > Math.max(talk.ackedSeq, talk.readSeq) && this.out.say({ type: "ack", conv: talk.conv, seq: talk.tail })) {
           talk.ackedSeq = talk.tail;
         }
       }
-    }, ACK_AFTER);
+    });
+  }
+
+  /** Once for all who want it within a moment. */
+  #soon(what, ms, work) {
+    if (this.#timers.has(what)) return;
+    this.#timers.set(what, setTimeout(() => {
+      this.#timers.delete(what);
+      work();
+    }, ms));
   }
 
   #watch() {
@@ -306,6 +372,9 @@ export class Talks {
   groupsListed(groups, known) {
     const listed = new Set(groups.map(({ conv }) => conv));
     known.filter((conv) => isGroup(conv) && !listed.has(conv)).forEach((conv) => this.forget(conv));
-    groups.forEach(({ conv, name }) => Object.assign(this.talk(conv), { name }));
+    groups.forEach(({ conv, name }) => {
+      Object.assign(this.talk(conv), { name });
+      this.out.changed(conv);
+    });
   }
 }

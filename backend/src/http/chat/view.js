@@ -103,6 +103,12 @@ export function showMessages(talks, talk) {
   else if (list.dataset.first !== first) scroll.scrollTop = top + scroll.scrollHeight - height;
 }
 
+/** Whether the messages leave room, so that there is nothing to scroll. */
+export function allIsInSight() {
+  const scroll = byId("scroll");
+  return scroll.clientHeight > 0 && scroll.scrollHeight <= scroll.clientHeight;
+}
+
 export function isAtEnd() {
   const scroll = byId("scroll");
   return scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 60;
