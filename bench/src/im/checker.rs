@@ -112,7 +112,7 @@ fn key(message: &Msg) -> Key<'_> {
 fn problems_of_history(conv: &str, history: &[Msg], entries: &Entries) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
-    let mut last = 0;
+    let mut last: u64 = 0;
     for message in history {
         let (seq, sender) = (message.seq, &message.sender);
         let conv = conv.to_owned();
@@ -127,7 +127,7 @@ fn problems_of_history(conv: &str, history: &[Msg], entries: &Entries) -> Vec<Pr
             problems.push(Problem::Repeated { conv: conv.clone(), seq, sender: sender.clone() });
         }
         match seq {
-            _ if seq == last + 1 => {}
+            _ if last.checked_add(1) == Some(seq) => {}
             _ if seq > last => problems.push(Problem::Gap { conv, from: last + 1, to: seq - 1 }),
             _ => problems.push(Problem::Disordered { conv, seq, after: last }),
         }
@@ -266,6 +266,11 @@ mod tests {
         };
         check_problem(gap, "messages 4 to 5 of room:a are missing before others");
         check_problem(gap, "message 4 of alice in room:a was acknowledged, and is stored as 6");
+        let far = |histories: &mut Histories, _: &Journal| {
+            let rest = &mut history(histories, ROOM)[4..];
+            rest.iter_mut().for_each(|message| message.seq = u64::MAX);
+        };
+        check_problem(far, "message 18446744073709551615 of room:a comes after message 18446744073709551615");
         let turned = |histories: &mut Histories, _: &Journal| history(histories, ROOM).swap(2, 3);
         check_problem(turned, "message 3 of room:a comes after message 4");
     }

@@ -9,6 +9,8 @@
 //! wait for other things at the same time.
 
 mod talk;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, fmt, future::pending, pin::Pin, time::Duration};
 
@@ -88,6 +90,8 @@ pub struct Phone {
     whole: Option<Whole>,
     /// Pushes since somebody asked.
     heard: usize,
+    /// How it has left its session, while somebody waits for that.
+    parting: Option<Result<(), SessionError>>,
     /// Why there is no session, for messages.
     last_trouble: Option<String>,
 }
@@ -150,6 +154,7 @@ impl Phone {
             events: VecDeque::new(),
             whole: None,
             heard: 0,
+            parting: None,
             last_trouble: None,
         }
     }
@@ -263,7 +268,7 @@ impl Phone {
     pub fn vanish(&mut self) {
         if let Line::Up(talk) = &self.line {
             talk.session.break_off();
-            self.outbox.session_ended();
+            self.session_over();
             self.diary.left(&self.user);
         }
         if !matches!(self.line, Line::Over) {
@@ -281,19 +286,24 @@ impl Phone {
         }
     }
 
-    /// Ends the session in order, if there is one, and stays away.
+    /// Ends the session in order, if there is one, and stays away. What it has sent is answered before, as events tell;
+    /// what it has not sent yet waits for the next session.
     ///
     /// # Errors
-    /// When it ends in another way.
+    /// When it ends in another way, such as because the server takes longer than the door's patience.
     pub async fn leave(&mut self) -> Result<()> {
-        let Line::Up(mut talk) = std::mem::replace(&mut self.line, Line::Off) else { return Ok(()) };
-        self.diary.left(&self.user);
-        self.resume = None;
-        self.outbox.session_ended();
-        if self.receipts != Receipts::None {
-            talk.tell(&mut self.shelf, self.receipts, Instant::now());
+        let Line::Up(talk) = &mut self.line else {
+            self.line = Line::Off;
+            return Ok(());
+        };
+        talk.leave(Instant::now());
+        self.parting = None;
+        while matches!(self.line, Line::Up(_)) {
+            self.step().await;
         }
-        Ok(talk.session.leave().await?)
+        let parting =
+            self.parting.take().with_context(|| format!("{} lost its session{}", self.user, self.trouble()))?;
+        Ok(parting?)
     }
 }
 
@@ -537,6 +547,7 @@ impl Phone {
                 }
             }
             Next::Moves { resume, prefer } => self.moves(resume, prefer),
+            Next::Left(parting) => self.left(parting),
         }
     }
 
@@ -555,7 +566,7 @@ impl Phone {
     /// The server has asked for it: no back-off, its delay was the server's to choose.
     fn moves(&mut self, resume: bool, prefer: Option<std::net::SocketAddr>) {
         self.diary.left(&self.user);
-        self.outbox.session_ended();
+        self.session_over();
         if !resume {
             self.resume = None;
         }
@@ -564,11 +575,25 @@ impl Phone {
         self.events.push_back(Event::Moved);
     }
 
-    fn lost(&mut self, error: SessionError) {
+    /// It wanted to, and the session is not to be continued.
+    fn left(&mut self, parting: Result<(), SessionError>) {
+        self.diary.left(&self.user);
+        self.session_over();
+        self.resume = None;
+        self.line = Line::Off;
+        self.parting = Some(parting);
+    }
+
+    /// However it has ended.
+    fn session_over(&mut self) {
         if let Line::Up(talk) = &self.line {
             self.tries.session_lasted(talk.since().elapsed(), self.back_off);
         }
         self.outbox.session_ended();
+    }
+
+    fn lost(&mut self, error: SessionError) {
+        self.session_over();
         self.diary.broke(&self.user, &error);
         self.try_again(error, Event::Broke);
     }

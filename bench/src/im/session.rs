@@ -19,6 +19,8 @@ use super::{door::Door, wire::Wire};
 
 /// Messages asked for in one page: the protocol's most.
 pub(super) const PAGE: u32 = 500;
+/// What a server says about waiting counts up to here (docs/protocol.md, section 2): its numbers reach much further.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Why a session did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,12 @@ impl SessionError {
         matches!(self, Self::TurnedAway { .. } | Self::LoginRefused { .. } | Self::Refused { .. })
     }
 
-    /// How long whoever said no wants to be left alone; nothing if it did not say.
+    /// Whether it is the answer to `BYE`, and so the end that was wanted.
+    pub(super) fn is_farewell(&self) -> bool {
+        matches!(self, Self::Closed { code: Some(1000) })
+    }
+
+    /// How long whoever said no wants to be left alone, an hour at most; nothing if it did not say.
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         match self {
@@ -159,10 +166,10 @@ impl Session {
         self.welcome.resumed
     }
 
-    /// After how long a silence of its own the client has to send `PING`.
+    /// After how long a silence of its own the client has to send `PING`: from a second to an hour.
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
-        Duration::from_secs(self.welcome.heartbeat_s.max(1).into())
+        at_most_an_hour(Duration::from_secs(self.welcome.heartbeat_s.max(1).into()))
     }
 
     /// Has this sent, as soon as somebody waits for what comes [`next`](Self::next).
@@ -249,16 +256,16 @@ impl Session {
         }
     }
 
-    /// Says goodbye and waits until the server has closed.
+    /// Says goodbye and waits until the server has said so, too. What comes before is passed over: for who waits for
+    /// no answer any more.
     ///
     /// # Errors
-    /// When the session ends in another way.
+    /// When the session ends in another way, such as without a word.
     pub async fn leave(mut self) -> Result<(), SessionError> {
         self.say(&Frame::Bye(Bye {}));
         match self.answer(|_| None::<Result<(), SessionError>>).await {
-            // Over TCP there is no code: the end of the stream is the answer.
-            Ok(()) | Err(SessionError::Closed { code: Some(1000) | None }) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !error.is_farewell() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -293,8 +300,14 @@ pub(super) fn further(after: u64, next: u64) -> Result<u64, SessionError> {
     }
 }
 
+/// A server's milliseconds of waiting.
 pub(super) fn millis(count: u32) -> Duration {
-    Duration::from_millis(count.into())
+    at_most_an_hour(Duration::from_millis(count.into()))
+}
+
+/// As much of a server's wish to wait as counts.
+pub(super) fn at_most_an_hour(wait: Duration) -> Duration {
+    wait.min(LONGEST_WAIT)
 }
 
 #[cfg(test)]
@@ -316,7 +329,10 @@ mod tests {
     use super::*;
     use crate::{
         harness::TestCa,
-        im::{Tls, Transport, stub::serve},
+        im::{
+            Tls, Transport,
+            stub::{Script, serve},
+        },
     };
 
     async fn talk(door: &Door) {
@@ -328,6 +344,24 @@ mod tests {
         let Frame::SendAck(ack) = session.next().await.unwrap() else { panic!("no acknowledgement") };
         assert_eq!((ack.seq, &*ack.client_msg_id), (1, &[1; 16][..]));
         session.leave().await.unwrap();
+    }
+
+    #[test]
+    fn no_server_is_waited_for_for_longer_than_an_hour() {
+        assert_eq!((millis(1500), millis(u32::MAX)), (Duration::from_millis(1500), Duration::from_secs(3600)));
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_word_is_no_farewell() {
+        let script = Script::start().await;
+        let door = script.door();
+        let client = async {
+            let session = Session::open(&door, "token".into(), "phone", None).await.unwrap();
+            session.leave().await.unwrap_err()
+        };
+        let server = async { assert_eq!(script.login().await.hear().await, Some(Frame::Bye(Bye {}))) };
+        let (error, ()) = tokio::join!(client, server);
+        assert!(matches!(error, SessionError::Closed { code: None }), "{error}");
     }
 
     #[tokio::test]

@@ -62,7 +62,7 @@ impl Conversation {
     }
 
     fn close_up(&mut self) {
-        while self.beyond.first().is_some_and(|first| *first <= self.known + 1) {
+        while self.beyond.first().is_some_and(|first| *first <= self.known.saturating_add(1)) {
             self.known = self.known.max(self.beyond.pop_first().unwrap_or_default());
         }
     }
@@ -244,6 +244,15 @@ mod tests {
         assert_eq!(shelf.ask(now), [(ROOM.into(), 0)]);
         shelf.page(&page(ROOM, 4, false), now);
         assert_eq!(shelf.known(ROOM), 4);
+    }
+
+    #[test]
+    fn a_page_that_leads_to_the_end_of_numbers_is_borne() {
+        let (mut shelf, now) = (Shelf::default(), Instant::now());
+        push(&mut shelf, 3, now);
+        shelf.ask(now + GRACE);
+        shelf.page(&page(ROOM, u64::MAX, false), now);
+        assert_eq!((shelf.known(ROOM), shelf.next_due()), (u64::MAX, None));
     }
 
     #[test]

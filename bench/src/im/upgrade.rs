@@ -21,6 +21,7 @@ use tokio_websockets::{ClientBuilder, Limits, WebSocketStream};
 use super::{
     SessionError,
     door::{Door, Io, Pipe},
+    session::at_most_an_hour,
 };
 
 /// RFC 6455, section 1.3.
@@ -131,7 +132,10 @@ fn check(head: &[u8], key: &str, door: &Door) -> Result<usize, SessionError> {
 
 /// `Retry-After` as servers and edges say it here; a date is passed over.
 fn seconds(value: &str) -> Option<Duration> {
-    value.trim().parse().ok().map(Duration::from_secs)
+    let digits = value.trim();
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // One that is too large to be read is a long time, too.
+    is_number.then(|| at_most_an_hour(Duration::from_secs(digits.parse().unwrap_or(u64::MAX))))
 }
 
 fn accept(key: &str) -> String {
@@ -166,6 +170,20 @@ mod tests {
         assert_eq!((status.as_u16(), retry_after), (503, Some(Duration::from_secs(7))));
         let error = judge("HTTP/1.1 403 x\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n").unwrap_err();
         assert!(matches!(error, SessionError::TurnedAway { retry_after: None, .. }), "{error}");
+    }
+
+    #[test]
+    fn however_long_a_server_wants_to_be_left_alone_an_hour_is_enough() {
+        for (value, want) in [
+            ("3600", Some(3600)),
+            ("3601", Some(3600)),
+            ("18446744073709551615", Some(3600)),
+            ("99999999999999999999999", Some(3600)),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(value), want.map(Duration::from_secs), "{value:?}");
+        }
     }
 
     #[tokio::test]

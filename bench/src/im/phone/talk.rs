@@ -35,7 +35,7 @@ pub(super) struct Talk {
     receipts_at: Option<Instant>,
     pings: u64,
     pongs: u64,
-    moving: Option<Move>,
+    leaving: Option<Leaving>,
     told_caught_up: bool,
 }
 
@@ -58,14 +58,23 @@ enum UnreadState {
     Known,
 }
 
-/// How the server wants the client to leave.
+/// How the client is to leave.
 #[derive(Debug)]
-struct Move {
+struct Leaving {
+    /// When it begins: nothing new is said from then on, and `BYE` when all sends are answered.
     at: Instant,
-    deadline: Instant,
-    prefer: Option<SocketAddr>,
-    resume: bool,
+    /// When it is gone in any case; `None` while nobody has set a time.
+    deadline: Option<Instant>,
     said_bye: bool,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// The server has asked it to connect again, to this address and with this session if they are to be had.
+    Asked { prefer: Option<SocketAddr>, resume: bool },
+    /// Its user wants to go.
+    Own,
 }
 
 /// What came of waiting.
@@ -91,6 +100,8 @@ pub(super) enum Next {
         resume: bool,
         prefer: Option<SocketAddr>,
     },
+    /// The client has left because it wanted to: in order, or however the session ended before that.
+    Left(Result<(), SessionError>),
 }
 
 impl Talk {
@@ -105,7 +116,7 @@ impl Talk {
             receipts_at: None,
             pings: 0,
             pongs: 0,
-            moving: None,
+            leaving: None,
             told_caught_up: false,
         }
     }
@@ -129,9 +140,28 @@ impl Talk {
         self.pongs
     }
 
+    /// Begins to leave: `BYE` is said when all sends are answered.
+    pub(super) fn leave(&mut self, now: Instant) {
+        let (deadline, said_bye) = (Some(now + self.patience), self.said_bye());
+        self.leaving = Some(Leaving { at: now, deadline, said_bye, why: Why::Own });
+    }
+
     /// Says what has to be said by now, and waits for the next frame or until there is something to say again.
     /// `whole` is the conversation that is wanted from its beginning, and how far it is there.
     pub(super) async fn next(
+        &mut self,
+        outbox: &mut Outbox,
+        shelf: &mut Shelf,
+        receipts: Receipts,
+        whole: Option<(&str, u64)>,
+    ) -> Result<Next, SessionError> {
+        match self.go_on(outbox, shelf, receipts, whole).await {
+            Err(error) => self.ended(error),
+            next => next,
+        }
+    }
+
+    async fn go_on(
         &mut self,
         outbox: &mut Outbox,
         shelf: &mut Shelf,
@@ -149,8 +179,6 @@ impl Talk {
         let until = self.next_due(outbox, shelf, now);
         match timeout_at(until, self.session.next()).await {
             Ok(Ok(frame)) => self.hear(frame, outbox, shelf),
-            // However it ends: everything was answered, and the client was about to leave.
-            Ok(Err(_)) if self.said_bye() => Ok(self.moved()),
             Ok(Err(error)) => Err(error),
             Err(_elapsed) => Ok(Next::Nothing),
         }
@@ -164,13 +192,16 @@ impl Talk {
         whole: Option<(&str, u64)>,
         now: Instant,
     ) -> Result<Option<Next>, SessionError> {
+        if let Some(left) = self.leave_when_due(shelf, receipts, now) {
+            return Ok(Some(left));
+        }
+        if self.said_bye() {
+            return Ok(None);
+        }
         if let Some((_, asked)) = self.unanswered.front()
             && now.duration_since(*asked) >= self.patience
         {
             return Err(SessionError::Silent { waited: self.patience });
-        }
-        if let Some(left) = self.leave_if_asked(now) {
-            return Ok(Some(left));
         }
         if let UnreadState::Due(after, at) = &self.unread
             && *at <= now
@@ -190,7 +221,7 @@ impl Talk {
             self.ask(&Frame::Sync(sync), Request::Whole(conv.into(), after_seq), now);
         }
         // Who is about to leave says nothing new: it would be answered elsewhere.
-        while self.moving.as_ref().is_none_or(|moving| now < moving.at)
+        while !self.is_leaving(now)
             && let Some(send) = outbox.next_to_send(now)
         {
             let request = Request::Send(send.client_msg_id.clone());
@@ -203,39 +234,55 @@ impl Talk {
         Ok(None)
     }
 
-    /// Says `BYE` when the server wants the client to leave and has answered everything. Then, or when its deadline has
-    /// come, this session is over.
-    fn leave_if_asked(&mut self, now: Instant) -> Option<Next> {
-        let moving = self.moving.as_mut().filter(|moving| moving.at <= now)?;
-        if now >= moving.deadline {
-            return Some(self.moved());
+    /// Says what was delivered and `BYE` when it is time to leave and all sends are answered. When the deadline has
+    /// come this session is over.
+    fn leave_when_due(&mut self, shelf: &mut Shelf, receipts: Receipts, now: Instant) -> Option<Next> {
+        let leaving = self.leaving.as_ref().filter(|leaving| leaving.at <= now)?;
+        if leaving.deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(match leaving.why {
+                Why::Asked { prefer, resume } => Next::Moves { resume: resume && !leaving.said_bye, prefer },
+                Why::Own => Next::Left(Err(SessionError::Silent { waited: self.patience })),
+            });
         }
         let answered = !self.unanswered.iter().any(|(request, _)| matches!(request, Request::Send(_)));
-        if answered && !moving.said_bye {
-            moving.said_bye = true;
+        if answered && !leaving.said_bye {
+            self.tell(shelf, receipts, now);
             self.say(&Frame::Bye(Bye {}), now);
+            let end = now + self.patience;
+            if let Some(leaving) = &mut self.leaving {
+                leaving.said_bye = true;
+                leaving.deadline = Some(leaving.deadline.map_or(end, |deadline| deadline.min(end)));
+            }
         }
         None
     }
 
-    fn said_bye(&self) -> bool {
-        self.moving.as_ref().is_some_and(|moving| moving.said_bye)
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.at <= now)
     }
 
-    fn moved(&self) -> Next {
-        let moving = self.moving.as_ref();
-        Next::Moves {
-            resume: moving.is_some_and(|moving| moving.resume && !moving.said_bye),
-            prefer: moving.and_then(|moving| moving.prefer),
+    fn said_bye(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.said_bye)
+    }
+
+    /// What it means that the session has ended.
+    fn ended(&self, error: SessionError) -> Result<Next, SessionError> {
+        match &self.leaving {
+            // Everything was answered, and the client was about to connect again.
+            Some(Leaving { why: Why::Asked { prefer, .. }, said_bye: true, .. }) if error.may_pass() => {
+                Ok(Next::Moves { resume: false, prefer: *prefer })
+            }
+            Some(Leaving { why: Why::Own, said_bye: true, .. }) if error.is_farewell() => Ok(Next::Left(Ok(()))),
+            Some(Leaving { why: Why::Own, .. }) => Ok(Next::Left(Err(error))),
+            _ => Err(error),
         }
     }
 
     fn tell_when_due(&mut self, shelf: &mut Shelf, receipts: Receipts, now: Instant) {
-        if receipts == Receipts::None {
-            return;
-        }
         match self.receipts_at {
-            None if shelf.has_news_for_the_server() => self.receipts_at = Some(now + RECEIPTS_WAIT),
+            None if receipts != Receipts::None && shelf.has_news_for_the_server() => {
+                self.receipts_at = Some(now + RECEIPTS_WAIT)
+            }
             Some(at) if at <= now => {
                 self.receipts_at = None;
                 self.tell(shelf, receipts, now);
@@ -245,7 +292,10 @@ impl Talk {
     }
 
     /// Tells the server what was delivered, at once.
-    pub(super) fn tell(&mut self, shelf: &mut Shelf, receipts: Receipts, now: Instant) {
+    fn tell(&mut self, shelf: &mut Shelf, receipts: Receipts, now: Instant) {
+        if receipts == Receipts::None {
+            return;
+        }
         for (conv, seq) in shelf.tell() {
             let frame = match receipts {
                 Receipts::Read => Frame::Read(Read { conv, seq }),
@@ -256,14 +306,19 @@ impl Talk {
     }
 
     fn next_due(&self, outbox: &Outbox, shelf: &Shelf, now: Instant) -> Instant {
+        let leave =
+            self.leaving.as_ref().and_then(|leaving| Some(leaving.at).filter(|at| now < *at).or(leaving.deadline));
+        if self.said_bye() {
+            return leave.unwrap_or(now + FAR);
+        }
+        let send = outbox.next_due().filter(|_| !self.is_leaving(now));
         let silence = self.unanswered.front().map(|(_, asked)| *asked + self.patience);
-        let leave = self.moving.as_ref().map(|moving| if now < moving.at { moving.at } else { moving.deadline });
         let unread = match &self.unread {
             UnreadState::Due(_, at) => Some(*at),
             UnreadState::Asked(_) | UnreadState::Known => None,
         };
         let heartbeat = Some(self.last_said + self.session.heartbeat());
-        [silence, leave, unread, heartbeat, self.receipts_at, outbox.next_due(), shelf.next_due()]
+        [silence, leave, unread, heartbeat, self.receipts_at, send, shelf.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -307,12 +362,20 @@ impl Talk {
                 Next::Nothing
             }
             Frame::Reconnect(hint) => {
-                self.moving.get_or_insert_with(|| Move::new(&hint, now));
+                self.asked_to_leave(&hint, now);
                 Next::Nothing
             }
             Frame::Kick(_) => return Err(SessionError::Kicked),
             _ => Next::Nothing,
         })
+    }
+
+    /// The latest hint counts, unless the client is gone already in all but the answer.
+    fn asked_to_leave(&mut self, hint: &Reconnect, now: Instant) {
+        let is_going = |leaving: &Leaving| leaving.said_bye || matches!(leaving.why, Why::Own);
+        if !self.leaving.as_ref().is_some_and(is_going) {
+            self.leaving = Some(Leaving::asked(hint, now));
+        }
     }
 
     fn send_refused(&mut self, refusal: SendErr, outbox: &mut Outbox, now: Instant) -> Next {
@@ -397,18 +460,20 @@ impl Request {
     }
 }
 
-impl Move {
-    /// Not before `after_ms`, after a random part of `spread_ms` more, and before `deadline_ms`.
-    fn new(hint: &Reconnect, now: Instant) -> Self {
-        let at = millis(hint.after_ms) + millis(hint.spread_ms).mul_f64(fastrand::f64());
-        let deadline = millis(hint.deadline_ms);
+impl Leaving {
+    /// Not before `after_ms`, after a random part of `spread_ms` more, and before `deadline_ms`, if there is one that
+    /// leaves the time for it.
+    fn asked(hint: &Reconnect, now: Instant) -> Self {
+        let after = millis(hint.after_ms);
+        let deadline = (hint.deadline_ms > 0).then(|| millis(hint.deadline_ms).max(after));
+        let at = after + millis(hint.spread_ms).mul_f64(fastrand::f64());
+        // The protocol leaves open what an address looks like: what is none of ours is passed over.
+        let prefer = hint.prefer.iter().find_map(|address| address.parse().ok());
         Self {
-            at: now + at.min(deadline),
-            deadline: now + deadline,
-            // The protocol leaves open what an address looks like: what is none of ours is passed over.
-            prefer: hint.prefer.iter().find_map(|address| address.parse().ok()),
-            resume: hint.resume_ok,
+            at: now + deadline.map_or(at, |deadline| at.min(deadline)),
+            deadline: deadline.map(|deadline| now + deadline),
             said_bye: false,
+            why: Why::Asked { prefer, resume: hint.resume_ok },
         }
     }
 }
@@ -421,16 +486,30 @@ mod tests {
     fn a_hint_is_obeyed_within_its_times() {
         let now = Instant::now();
         let hint = Reconnect { after_ms: 100, spread_ms: 400, deadline_ms: 450, ..Reconnect::default() };
-        let moves: Vec<Duration> = (0..1000).map(|_| Move::new(&hint, now).at - now).collect();
-        let least = moves.iter().min().copied().unwrap_or_default();
+        let leaves: Vec<Duration> = (0..1000).map(|_| Leaving::asked(&hint, now).at - now).collect();
+        let least = leaves.iter().min().copied().unwrap_or_default();
         assert!(least >= Duration::from_millis(100) && least < Duration::from_millis(150), "{least:?}");
-        assert_eq!(moves.iter().max(), Some(&Duration::from_millis(450)), "never behind the deadline");
+        assert_eq!(leaves.iter().max(), Some(&Duration::from_millis(450)), "never behind the deadline");
+    }
+
+    #[test]
+    fn no_hint_makes_a_client_leave_before_its_time() {
+        let now = Instant::now();
+        let after = now + Duration::from_millis(500);
+        for (deadline_ms, deadline) in [(0, None), (100, Some(after)), (500, Some(after))] {
+            let leaving = Leaving::asked(&Reconnect { after_ms: 500, deadline_ms, ..Reconnect::default() }, now);
+            assert_eq!((leaving.at, leaving.deadline), (after, deadline), "deadline_ms {deadline_ms}");
+        }
     }
 
     #[test]
     fn an_address_to_prefer_is_one_that_can_be_connected_to() {
         let prefer = ["im.example.com".to_owned(), "192.0.2.7:443".into()].to_vec();
         let hint = Reconnect { prefer, ..Reconnect::default() };
-        assert_eq!(Move::new(&hint, Instant::now()).prefer, Some(([192, 0, 2, 7], 443).into()));
+        let why = Leaving::asked(&hint, Instant::now()).why;
+        assert!(
+            matches!(why, Why::Asked { prefer: Some(prefer), .. } if prefer == ([192, 0, 2, 7], 443).into()),
+            "{why:?}"
+        );
     }
 }
