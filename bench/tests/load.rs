@@ -159,7 +159,9 @@ async fn parts_of_different_size_have_their_share_of_what_is_due() {
     assert_eq!(done.code(), 0, "{}{}", done.stdout, done.stderr);
     let counts = place.json("a.json")["tally"]["counts"].clone();
     assert_eq!((&counts["due"], &counts["acknowledged"]), (&240.into(), &240.into()));
-    assert_eq!((&counts["pushed"], &counts["strayed"]), (&counts["pushes_expected"], &0.into()), "all were online");
+    // Whoever did not follow its room yet got the first ones by asking.
+    assert_eq!(counts["strayed"], 0);
+    assert!(counts["pushed"].as_u64() <= counts["pushes_expected"].as_u64(), "{counts}");
 }
 
 #[tokio::test]

@@ -461,8 +461,8 @@ mod tests {
         // A standstill of this machine stretches the stall beyond what is due at all.
         let due = rate * (stall - long).as_secs_f64().min(2.4);
         assert!(late > due * 0.97, "{late} are late, and {due} were due in the stall");
-        // Before the stall, nothing waited for it.
-        assert!(late < 600.0 || stall > Duration::from_millis(1500), "{late} of 800 are late, of a stall of {stall:?}");
+        // Not all of them, or it would not be those of the stall; a busy machine makes others late, too.
+        assert!(tally.acks.quantile_ms(0.01) < Some(100.0), "{late} of 800 are late, of a stall of {stall:?}");
     }
 
     #[tokio::test]
