@@ -22,11 +22,16 @@ mod shard;
 mod tally;
 mod times;
 pub(crate) mod trace;
-mod user;
+pub(crate) mod user;
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 pub(crate) use apart::{CHILD, run_child};
 use live::Live;
@@ -54,13 +59,13 @@ pub(crate) struct Settings {
 /// Makes the load, and reports what came of it.
 ///
 /// # Errors
-/// When it cannot be made to the end, such as because a process of it is gone.
+/// When it cannot be made to the end, such as because a process of it is gone; when nothing was answered, and when nobody
+/// can say whether every promise was kept.
 pub(crate) async fn run(settings: Settings) -> Result<Kept> {
     let Settings { plan, secret, processes, json, html } = settings;
-    let processes = match processes {
-        Some(processes) => processes,
-        None => processes_for(plan.users)?,
-    };
+    let processes = processes_for(&plan, processes, harness::open_files())?;
+    let json = json.map(Saved::open).transpose()?;
+    let html = html.map(Saved::open).transpose()?;
     say_what_comes(&plan, processes);
     let mut live = Live::new(plan.arriving() + plan.time());
     let outcome = if processes == 1 {
@@ -72,27 +77,61 @@ pub(crate) async fn run(settings: Settings) -> Result<Kept> {
     live.end();
     let run = Run::new(plan, processes, outcome?);
     output::data(report::text(&run));
-    if let Some(file) = json {
-        let text = serde_json::to_string(&run).context("a report cannot be written")? + "\n";
-        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    // One that cannot be written does not cost the other one.
+    let text = serde_json::to_string(&run).context("a report cannot be written");
+    let saved = json.map_or(Ok(()), |file| file.write(&(text? + "\n")));
+    html.map_or(Ok(()), |file| file.write(&report::html(&run)))?;
+    saved?;
+    if !run.promises_kept() {
+        return Ok(Kept::NotAll);
     }
-    if let Some(file) = html {
-        fs::write(&file, report::html(&run)).with_context(|| format!("cannot write {}", file.display()))?;
+    if let Some(why) = run.tells_nothing() {
+        bail!(why);
     }
-    Ok(if run.promises_kept() { Kept::All } else { Kept::NotAll })
+    Ok(Kept::All)
 }
 
-/// So many that each has the descriptors for its users.
-fn processes_for(users: usize) -> Result<usize> {
-    let each = harness::open_files().saturating_sub(OWN_FILES);
-    ensure!(each > 0, "this process may not open files enough for any user (`ulimit -Hn`)");
-    let processes = users.div_ceil(each);
+/// A file for a report. It is opened before the load begins: who may not write it is told at once.
+#[derive(Debug)]
+struct Saved {
+    path: PathBuf,
+    file: File,
+}
+
+impl Saved {
+    /// Leaves what is in it as it is.
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, text: &str) -> Result<()> {
+        self.replace(text).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn replace(&mut self, text: &str) -> std::io::Result<()> {
+        // A terminal or a pipe has no length.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.file.write_all(text.as_bytes())
+    }
+}
+
+/// As many as were asked for, or so many that each has the descriptors for its users.
+fn processes_for(plan: &Plan, asked: Option<usize>, open_files: usize) -> Result<usize> {
+    let each = open_files.saturating_sub(OWN_FILES);
+    let most = plan.most_parts().min(MOST_PROCESSES);
+    let processes = asked.unwrap_or_else(|| (1..most).find(|of| plan.largest_part(*of) <= each).unwrap_or(most));
+    let largest = plan.largest_part(processes);
     ensure!(
-        processes <= MOST_PROCESSES,
-        "{users} users are more than {MOST_PROCESSES} processes may have descriptors for (`ulimit -Hn` is {})",
-        harness::open_files()
+        largest <= each,
+        "a process of {processes} would have {largest} of {} users, and may have descriptors for {each} (`ulimit -Hn` is \
+         {open_files}): more --processes, a smaller --group or fewer --users may help",
+        plan.users
     );
-    Ok(processes.max(1))
+    Ok(processes)
 }
 
 fn say_what_comes(plan: &Plan, processes: usize) {
@@ -105,4 +144,24 @@ fn say_what_comes(plan: &Plan, processes: usize) {
         plan.arriving().as_secs_f64(),
         plan.time().as_secs_f64()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plan::{Over, tests::plan};
+
+    #[test]
+    fn there_are_as_many_processes_as_whole_rooms_need() {
+        let of = |users, group, over, files| {
+            processes_for(&Plan { users, group, over, ..plan() }, None, files).map_err(|error| error.to_string())
+        };
+        assert_eq!(of(100, 10, Over::Tcp, 1000), Ok(1));
+        assert_eq!(of(100, 10, Over::Tcp, 250), Ok(2));
+        // Of 100 users in rooms of 40, the larger of two processes has 80, and each of three 40 at most.
+        assert_eq!(of(100, 40, Over::Tcp, 250), Ok(3));
+        assert_eq!(of(100, 100, Over::Http, 250), Ok(2), "connections know of no rooms");
+        let error = of(100, 100, Over::Tcp, 250).unwrap_err();
+        assert!(error.contains("100 of 100 users") && error.contains("descriptors for 50"), "{error}");
+    }
 }

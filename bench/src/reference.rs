@@ -37,6 +37,8 @@ const WARM_UP: usize = 50;
 const AT_ONCE: usize = 32;
 /// How long a token is good: longer than a run.
 const TOKEN: Duration = Duration::from_secs(3600);
+/// The longest that people may talk: tokens are good beyond it, with the logins before.
+pub const LONGEST: Duration = Duration::from_secs(3000);
 /// Bytes of what is said.
 const BODY: usize = 100;
 /// From the last login until what is said counts.
@@ -189,7 +191,7 @@ async fn talk(settings: &Settings, workspace: &Workspace, secret: &Secret, secre
     let end = begin + settings.time;
     let talking = stream::iter(sessions.into_iter().enumerate());
     let talking = talking.map(|(number, session)| talk_on(number, session, begin, end));
-    let all = talking.buffer_unordered(settings.talkers.max(2)).try_collect::<Vec<Vec<u64>>>();
+    let all = talking.buffer_unordered(settings.talkers.max(2)).try_collect::<Vec<Said>>();
     let used = async {
         tokio::time::sleep_until(begin).await;
         let before = cpu()?;
@@ -199,30 +201,41 @@ async fn talk(settings: &Settings, workspace: &Workspace, secret: &Secret, secre
     };
     let (said, [edge, server, load]) = tokio::try_join!(all, used)?;
     let mut latency = Histogram::new_with_bounds(1, 600_000_000, 3).context("no histogram")?;
-    for took in said.iter().flatten() {
+    for took in said.iter().flat_map(|said| &said.took) {
         latency.saturating_record(*took);
     }
-    ensure!(!latency.is_empty(), "nothing was acknowledged");
-    let acknowledged = as_float(latency.len());
+    let acknowledged = said.iter().map(|said| said.acknowledged).sum();
+    ensure!(acknowledged > 0, "nothing was acknowledged");
+    let acknowledged = as_float(acknowledged);
     Ok(Talk { seconds: settings.time.as_secs_f64(), acknowledged, latency, edge, server, load })
 }
 
-/// Says one thing after the other to the other one of the pair; how long each of those took, in microseconds, whose
-/// acknowledgement came between `begin` and `end`.
-async fn talk_on(number: usize, mut session: Session, begin: Instant, end: Instant) -> Result<Vec<u64>> {
+/// What somebody said.
+#[derive(Default)]
+struct Said {
+    /// Microseconds of everything that was said between beginning and end. What was on its way at the end is waited for:
+    /// it may be what takes longest.
+    took: Vec<u64>,
+    /// Acknowledgements that came between beginning and end.
+    acknowledged: u64,
+}
+
+/// Says one thing after the other to the other one of the pair.
+async fn talk_on(number: usize, mut session: Session, begin: Instant, end: Instant) -> Result<Said> {
     let name = |number| format!("talk{number:05}");
     let conv = format!("dm:{}:{}", name(number & !1), name(number | 1));
     let body = Bytes::from(vec![b'x'; BODY]);
-    let mut took = Vec::new();
+    let mut said = Said::default();
     while Instant::now() < end {
         let id: [u8; 16] = fastrand::u128(..).to_be_bytes();
         let sent = Instant::now();
         session.send(&conv, Bytes::copy_from_slice(&id), body.clone()).await?;
-        if (begin..end).contains(&Instant::now()) {
-            took.push(u64::try_from(sent.elapsed().as_micros())?);
+        if sent >= begin {
+            said.took.push(u64::try_from(sent.elapsed().as_micros())?);
         }
+        said.acknowledged += u64::from((begin..end).contains(&Instant::now()));
     }
-    Ok(took)
+    Ok(said)
 }
 
 fn configuration(server: SocketAddr) -> String {

@@ -5,6 +5,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,8 @@ use bench::{
     harness::{Finished, HttpStub, Launch, Process, Workspace, eventually, reserve_port},
     im::{Secret, Server},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -77,6 +79,8 @@ async fn people_talk_at_the_rate_that_was_asked_for_and_every_promise_is_kept() 
         "300ms",
         "--back-off",
         "100ms",
+        "--patience",
+        "3s",
         "--json",
         "a.json",
         "--html",
@@ -108,8 +112,7 @@ async fn a_server_that_is_killed_meanwhile_costs_time_and_no_message() {
     let mut place = Place::new().await;
     let arguments = ["--users", "12", "--rate", "50", "--time", "5s", "--back-off", "200ms", "--json", "a.json"];
     let mut load = Process::spawn(&place.workspace, place.launch(&arguments)).unwrap();
-    load.wait_for_log("12 users", LONG).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.wait_for_log("12 connected", LONG).await.unwrap();
     place.server.kill().unwrap();
     let Place { workspace, server, .. } = &mut place;
     server.start_again(workspace).await.unwrap();
@@ -130,6 +133,12 @@ async fn requests_come_at_their_rate_from_where_the_trace_says() {
     assert_eq!(done.code(), 0, "{}{}", done.stdout, done.stderr);
     let counts = place.json("a.json")["tally"]["counts"].clone();
     assert_eq!((&counts["due"], &counts["answers"]["200"]), (&400.into(), &400.into()));
+    // By five processes, of which each has one connection, it is the same load. Once four fifths of it were gone.
+    let arguments = ["--users", "5", "--processes", "5", "--rate", "200", "--time", "2s", "--json", &file];
+    let done = run(&[&["--to", &to, "--over", "http"][..], &arguments].concat()).await;
+    assert_eq!(done.code(), 0, "{}{}", done.stdout, done.stderr);
+    let counts = place.json("a.json")["tally"]["counts"].clone();
+    assert_eq!((&counts["due"], &counts["answers"]["200"]), (&400.into(), &400.into()));
 
     let stub = HttpStub::start("hello").await.unwrap();
     let to = stub.address().to_string();
@@ -138,6 +147,87 @@ async fn requests_come_at_their_rate_from_where_the_trace_says() {
     let done = run(&["--to", &to, "--over", "http", "--trace", &trace, "--json", &file]).await;
     assert_eq!(done.code(), 0, "{}{}", done.stdout, done.stderr);
     assert_eq!((stub.requests(), &place.json("a.json")["tally"]["counts"]["answers"]["200"]), (2, &2.into()));
+    assert!(!done.stdout.contains("within 0.00 ms"), "the load's lateness is measured: {}", done.stdout);
+}
+
+#[tokio::test]
+async fn parts_of_different_size_have_their_share_of_what_is_due() {
+    let place = Place::new().await;
+    // 20 users in one process and 4 in the other: each says as much.
+    let arguments = ["--users", "24", "--group", "20", "--processes", "2", "--rate", "120", "--time", "2s"];
+    let done = place.load(&[&arguments[..], &["--json", "a.json"]].concat()).await;
+    assert_eq!(done.code(), 0, "{}{}", done.stdout, done.stderr);
+    let counts = place.json("a.json")["tally"]["counts"].clone();
+    assert_eq!((&counts["due"], &counts["acknowledged"]), (&240.into(), &240.into()));
+    // Whoever did not follow its room yet got the first ones by asking.
+    assert_eq!(counts["strayed"], 0);
+    assert!(counts["pushed"].as_u64() <= counts["pushes_expected"].as_u64(), "{counts}");
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_be_done_is_said_and_nothing_hangs() {
+    let place = Place::new().await;
+    let arguments = ["--users", "2", "--group", "2", "--rate", "5", "--time", "1s", "--json", "a.json"];
+    assert_eq!(place.load(&arguments).await.code(), 0);
+    // A child whose parent waits for it: it says what is wrong, and ends although it is not told to.
+    let mut plan = place.json("a.json")["plan"].clone();
+    plan["over"] = "http-tls".into();
+    let orders = json!({ "plan": plan, "secret": "s", "part": { "number": 0, "of": 1 } });
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_warbler-bench"))
+        .arg("load-part")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    input.write_all(format!("{orders}\ngo\n").as_bytes()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends");
+    ended.unwrap();
+    let mut told = String::new();
+    BufReader::new(output).read_to_string(&mut told).await.unwrap();
+    assert!(told.contains("\"failed\":\"TLS needs the authority"), "{told}");
+    drop(input);
+    // Users who are in one room do not fit into what a process may open. Once that was found by the child alone.
+    let to = place.server.address.to_string();
+    let arguments = ["--to", &to, "--secret-file", &place.secret, "--users", "100", "--group", "100"];
+    let few = launch(&arguments).through("sh", &["-c", "ulimit -n 250; exec \"$0\" \"$@\""]);
+    let done = Process::run(&place.workspace, few, Duration::from_secs(20)).await.unwrap();
+    assert!(done.code() == 1 && done.stderr.contains("would have 100 of 100 users"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn a_target_that_answers_nothing_is_no_success() {
+    let workspace = Workspace::new().unwrap();
+    let gone = format!("127.0.0.1:{}", reserve_port().unwrap());
+    let arguments = ["--over", "http", "--to", &gone, "--time", "1s", "--patience", "1s"];
+    let done = Process::run(&workspace, launch(&arguments), LONG).await.unwrap();
+    assert_eq!(done.code(), 1, "{}", done.stdout);
+    assert!(done.stderr.contains("none of 100 was answered"), "{}", done.stderr);
+    assert!(done.stdout.contains("100 failed"), "the report is there all the same: {}", done.stdout);
+    // A report that cannot be written is said at once, and not when all is done.
+    let arguments = ["--over", "http", "--to", &gone, "--time", "60s", "--json", "a.json", "--html", "gone/a.html"];
+    let start = Instant::now();
+    let done = Process::run(&workspace, launch(&arguments), LONG).await.unwrap();
+    assert!(done.code() == 1 && done.stderr.contains("cannot write gone/a.html"), "{}", done.stderr);
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_found_before_anything_is_sent() {
+    let workspace = Workspace::new().unwrap();
+    let late = workspace.write("late.csv", "1e30,203.0.113.7,request\n").unwrap().display().to_string();
+    let two = workspace.write("two.csv", "0,203.0.113.7,request\n0,203.0.113.8,request\n").unwrap();
+    let two = two.display().to_string();
+    for (wrong, said) in [
+        (&["--trace", &*late][..], "line 1: \"1e30\" is later than the 3600 s"),
+        (&["--trace", &*two, "--processes", "3"], "split over 2 processes at most"),
+        (&["--sources", "fd00::/64"], "of the other family"),
+    ] {
+        let done = run(&[&["--to", "127.0.0.1:1", "--over", "http"], wrong].concat()).await;
+        assert_eq!((done.code(), &*done.stdout), (1, ""), "{wrong:?}: {}", done.stderr);
+        assert!(done.stderr.contains(said), "{wrong:?}: {}", done.stderr);
+    }
 }
 
 #[tokio::test]
@@ -187,6 +277,32 @@ async fn what_is_wrong_with_a_command_line_is_said() {
         (&["--to", "127.0.0.1:1", "--over", "http", "--countries", "DE"], "--geoip"),
         (&["--to", "127.0.0.1:1", "--over", "http", "--announce", "proxy-v2"], "nothing to tell"),
         (&["--to", "127.0.0.1:1", "--over", "http", "--users", "2", "--processes", "3"], "more processes than users"),
+        (&["--to", "127.0.0.1:1", "--over", "http", "--rate", "1e-300"], "nothing would be due"),
+        (&["--to", "127.0.0.1:1", "--over", "http", "--path", "a b"], "is no path"),
+        (&["--to", "127.0.0.1:1", "--over", "http", "--patience", "0s"], "--patience is from"),
+        (&["--to", "127.0.0.1:1", "--over", "http", "--back-off", "0s"], "--back-off is at least"),
+        (&["--to", "127.0.0.1:1", "--secret-file", "x", "--users", "20", "--processes", "3"], "split over: 2"),
+        (
+            &[
+                "--to",
+                "127.0.0.1:1",
+                "--secret-file",
+                "x",
+                "--over",
+                "tcp",
+                "--countries",
+                "DE",
+                "--geoip",
+                "x",
+                "--announce",
+                "X-Forwarded-For",
+            ],
+            "over TCP there are no fields",
+        ),
+        (&["--to", "127.0.0.1:1", "--secret-file", "x", "--arrivals", "0.001"], "take longer to arrive"),
+        (&["--to", "127.0.0.1:1", "--secret-file", "x", "--arrivals", "1e-300"], "take longer to arrive"),
+        (&["--to", "127.0.0.1:1", "--secret-file", "x", "--sessions", "0s", "--away", "0s"], "--sessions is at least"),
+        (&["--to", "127.0.0.1:1", "--secret-file", "x", "--body", "7"], "--body of a message is at least 8"),
     ] {
         let done = run(wrong).await;
         assert_eq!((done.code(), &*done.stdout), (2, ""), "{wrong:?}: {}", done.stderr);

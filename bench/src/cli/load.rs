@@ -1,8 +1,11 @@
 //! The command line of `load`.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     net::{SocketAddr, ToSocketAddrs},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,12 +23,18 @@ use crate::{
         plan::{self, Announce, Habits, LONGEST, MOST_DUE, MOST_USERS, Over, Placed, Plan},
         schedule::Schedule,
         trace,
+        user::STAMP,
     },
     units,
 };
 
 /// Where users connect from when the target is this machine: an address for each.
 const LOOPBACK_SOURCES: &str = "127.64.0.0/12";
+/// What a client can wait for an answer, and how short a session and a back-off can be: with less it would do nothing
+/// else than to come and go.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+const SHORTEST_SESSION: Duration = Duration::from_millis(100);
+const SHORTEST_BACK_OFF: Duration = Duration::from_millis(10);
 /// The field that edges trust, unless another is named.
 const FORWARDED: &str = "X-Forwarded-For";
 
@@ -180,12 +189,58 @@ impl RunArguments {
         ensure!(!self.time.is_zero() && self.time <= LONGEST, "--time is from more than nothing to {LONGEST:?}");
         let due = self.schedule().count();
         ensure!(due <= MOST_DUE, "{due} messages or requests are more than the {MOST_DUE} of one run");
+        ensure!(due > 0, "nothing would be due: --rate times --time is less than one");
+        self.check_clients()?;
+        self.check_target()
+    }
+
+    /// What is wrong with how clients behave.
+    fn check_clients(&self) -> Result<()> {
+        let arriving = plan::arrival(self.users, self.arrivals);
+        ensure!(
+            self.over.is_http() || self.trace.is_some() || arriving <= LONGEST,
+            "{} users at {} a second take longer to arrive than {LONGEST:?}: more --arrivals",
+            self.users,
+            self.arrivals
+        );
+        ensure!(PATIENCE.contains(&self.patience), "--patience is from {:?} to {:?}", PATIENCE.start(), PATIENCE.end());
+        ensure!(
+            self.sessions.is_none_or(|mean| mean >= SHORTEST_SESSION),
+            "--sessions is at least {SHORTEST_SESSION:?}: shorter ones would only come and go"
+        );
+        ensure!(self.back_off >= SHORTEST_BACK_OFF, "--back-off is at least {SHORTEST_BACK_OFF:?}");
+        ensure!(self.back_off <= self.back_off_longest, "--back-off is longer than --back-off-longest");
+        ensure!(
+            self.over.is_http() || self.body.is_none_or(|body| body as usize >= STAMP),
+            "--body of a message is at least {STAMP} bytes, in which it says when it was due"
+        );
+        let parts = plan::most_parts(self.users, self.group as usize, self.over.is_http());
+        ensure!(
+            self.trace.is_some() || self.processes.is_none_or(|processes| processes <= parts),
+            "more processes than users can be split over: {parts}, because those of a room and of a pair stay together"
+        );
+        Ok(())
+    }
+
+    /// What is wrong with whom and how clients ask.
+    fn check_target(&self) -> Result<()> {
+        let path = self.path.as_deref().unwrap_or("/");
+        ensure!(
+            path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok(),
+            "--path {path:?} is no path: it begins with / and has no spaces"
+        );
+        let host = self.host.as_deref().unwrap_or_default();
+        ensure!(http::HeaderValue::from_str(host).is_ok(), "--host {host:?} cannot be in a request");
         ensure!(
             self.announce.is_none() || !self.countries.is_empty() || self.trace.is_some(),
             "--announce has nothing to tell without --countries or --trace"
         );
-        ensure!(self.back_off <= self.back_off_longest, "--back-off is longer than --back-off-longest");
-        ensure!(self.processes.is_none_or(|processes| processes <= self.users), "more processes than users");
+        let field = self.announce.as_deref().filter(|how| *how != "proxy-v2");
+        ensure!(
+            field.is_none() || !matches!(self.over, Over::Tcp | Over::TcpTls),
+            "--announce {}: over TCP there are no fields; proxy-v2 is what there is",
+            field.unwrap_or_default()
+        );
         Ok(())
     }
 
@@ -210,6 +265,11 @@ impl RunArguments {
             (None, Some(database)) => countries::place(self.users, &self.countries, database)?,
             (None, None) => Vec::new(),
         };
+        let places: BTreeMap<usize, Placed> = places.into_iter().enumerate().collect();
+        if let Some(other) = self.sources.iter().find(|network| network.addr().is_ipv4() != target.is_ipv4()) {
+            bail!("--sources {other}: nobody gets from there to {target}, which is of the other family of addresses");
+        }
+        let drawn_from = self.drawn_from(trace.as_ref());
         let secret = match &self.secret_file {
             Some(file) => Secret::from(read(file)?.trim_end_matches('\n').to_owned()),
             None => Secret::random(),
@@ -223,7 +283,6 @@ impl RunArguments {
         if let Some(last) = trace.as_ref().and_then(|trace| trace.entries.last()) {
             // What is not read is a rate; the time is that of the trace.
             schedule = Schedule { from: 0.0, to: 0.0, time: last.at.max(1.0) };
-            ensure!(last.due() <= LONGEST, "the trace takes longer than {LONGEST:?}");
         }
         let plan = Plan {
             target,
@@ -250,12 +309,34 @@ impl RunArguments {
             sources,
             patience: self.patience.as_secs_f64(),
             check: !self.no_check,
+            drawn_from,
             places,
             trace: trace.map(|trace| trace.entries),
         };
         // Said before anything is started.
         plan.tls()?;
+        let parts = plan.most_parts();
+        ensure!(
+            self.processes.is_none_or(|processes| processes <= parts),
+            "the {} users of the trace can be split over {parts} processes at most",
+            plan.users
+        );
+        ensure!(plan.trace.is_some() || plan.talkers(1) != [0], "--silent leaves nobody who says anything");
         Ok(Settings { plan, secret, processes: self.processes, json: self.json, html: self.html })
+    }
+}
+
+impl RunArguments {
+    /// What is left in a report of who was where, and did what: countries as they were given, or a fingerprint of the trace.
+    fn drawn_from(&self, trace: Option<&trace::Trace>) -> Option<String> {
+        if let Some(trace) = trace {
+            let mut hasher = DefaultHasher::new();
+            trace.addresses.hash(&mut hasher);
+            trace.entries.iter().for_each(|entry| (entry.at.to_bits(), entry.user, entry.action).hash(&mut hasher));
+            return Some(format!("a trace with the fingerprint {:016x}", hasher.finish()));
+        }
+        let weights = self.countries.iter().map(|weighted| format!("{}={}", weighted.country, weighted.weight));
+        (!self.countries.is_empty()).then(|| weights.collect::<Vec<_>>().join(","))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, value_parser};
 
 use crate::{reference, units};
@@ -29,6 +29,11 @@ pub(super) struct Reference {
 impl Reference {
     pub(super) async fn run(self) -> Result<()> {
         let Self { sessions, talkers, time, save, write } = self;
+        ensure!(
+            !time.is_zero() && time <= reference::LONGEST,
+            "--time is from more than nothing to {:?}",
+            reference::LONGEST
+        );
         let (sessions, talkers) = (sessions.try_into()?, talkers.try_into()?);
         reference::run(reference::Settings { sessions, talkers, time, save, write }).await
     }

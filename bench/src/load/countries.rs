@@ -6,7 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use maxminddb::{PathElement, Reader};
 
-use super::plan::{Placed, address_in, as_float};
+use super::{
+    plan::{Placed, address_in},
+    schedule::furthest_behind,
+};
 
 /// Networks of a country that are drawn from.
 const NETWORKS: usize = 2000;
@@ -37,10 +40,11 @@ pub(crate) fn parse(text: &str) -> Result<Weighted> {
 /// Gives each user a country, in proportion to the weights for any number of first users, and an address there.
 pub(crate) fn place(users: usize, countries: &[Weighted], database: &Path) -> Result<Vec<Placed>> {
     let networks = networks(database, countries)?;
+    let weights: Vec<f64> = countries.iter().map(|weighted| weighted.weight).collect();
     let mut taken = vec![0_usize; countries.len()];
     let mut places = Vec::with_capacity(users);
     for _ in 0..users {
-        let next = next_country(countries, &taken);
+        let next = furthest_behind(&weights, &taken);
         taken[next] += 1;
         let country = &countries[next].country;
         let all = networks.get(country).with_context(|| format!("{country} has no networks"))?;
@@ -49,12 +53,6 @@ pub(crate) fn place(users: usize, countries: &[Weighted], database: &Path) -> Re
         places.push(Placed { country: country.clone(), address });
     }
     Ok(places)
-}
-
-/// The one that is furthest behind its share, as smooth round-robin has it.
-fn next_country(countries: &[Weighted], taken: &[usize]) -> usize {
-    let behind = |at: &usize| (as_float(taken[*at]) + 1.0) / countries[*at].weight;
-    (0..countries.len()).min_by(|one, other| behind(one).total_cmp(&behind(other))).unwrap_or_default()
 }
 
 /// Some networks of each of these countries.

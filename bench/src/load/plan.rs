@@ -1,6 +1,7 @@
 //! What a run does, as the parent decides it and every process of it knows it.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -21,10 +22,14 @@ use crate::im::{BackOff, Door, Tls, Transport};
 pub(crate) const MOST_USERS: usize = 1_000_000;
 /// Messages or requests of one run at most.
 pub(crate) const MOST_DUE: u64 = 100_000_000;
-/// Longest run, without arrivals and the check.
+/// Longest run, longest arrival of users, and longest trace.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 /// Steps of the series over time.
 const MOST_STEPS: u32 = 300;
+/// Where users stand in what is spread evenly over them: the fractions of multiples of an irrational number are, for any
+/// number of first users (Weyl's equidistribution). Two of them, so that one spread says nothing of the other.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
+const SILVER: f64 = 0.414_213_562_373_095_1;
 
 /// What is spoken to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -126,9 +131,12 @@ pub(crate) struct Plan {
     /// Seconds after which an answer that is not there does not come.
     pub(crate) patience: f64,
     pub(crate) check: bool,
+    /// What was asked for by `--countries`, and a fingerprint of the trace: what is left in a report of what is below.
+    #[serde(default)]
+    pub(crate) drawn_from: Option<String>,
     /// By user: where it is; nothing, or all of them.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub(crate) places: Vec<Placed>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub(crate) places: BTreeMap<usize, Placed>,
     /// What happens when, instead of schedule and habits; in the order of time.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) trace: Option<Vec<Entry>>,
@@ -155,7 +163,17 @@ impl Plan {
         if self.trace.is_some() || self.over.is_http() {
             return Duration::ZERO;
         }
-        Duration::from_secs_f64(as_float(self.users) / self.arrivals)
+        arrival(self.users, self.arrivals)
+    }
+
+    /// When this user arrives, unless a trace says it.
+    pub(crate) fn arrives(&self, number: usize) -> Option<Duration> {
+        self.trace.is_none().then(|| arrival(number, self.arrivals))
+    }
+
+    /// From the beginning to the end of everything but the check: whatever is not answered then is not waited for.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.arriving() + self.time() + self.patience()
     }
 
     /// How long a part of the series over time is: whole seconds, and more of them in a long run.
@@ -167,6 +185,32 @@ impl Plan {
 
     pub(crate) fn user(&self, number: usize) -> String {
         format!("load-{}-{number:07}", self.run)
+    }
+
+    /// The number of a user of this run.
+    pub(crate) fn number_of(&self, user: &str) -> Option<usize> {
+        let number = user.strip_prefix("load-")?.strip_prefix(&*self.run)?.strip_prefix('-')?.parse().ok()?;
+        (number < self.users).then_some(number)
+    }
+
+    /// Whether both this user and the sender are in this conversation.
+    pub(crate) fn are_in(&self, conv: &str, number: usize, sender: &str) -> bool {
+        let Some(sender) = self.number_of(sender) else { return false };
+        let in_pair = sender == number || sender == self.partner(number);
+        let in_room = sender / self.group == number / self.group;
+        in_pair && conv == self.pair(number) || in_room && conv == self.room(number)
+    }
+
+    /// Whether this user says anything; over HTTP everybody does.
+    pub(crate) fn talks(&self, number: usize) -> bool {
+        self.over.is_http() || ((as_float(number) + 0.5) * SILVER).fract() >= self.silent
+    }
+
+    /// Whether what this user says next, after so much, goes to its room. Not all of them begin alike, or their first
+    /// messages would all go to rooms, or none.
+    pub(crate) fn to_room(&self, number: usize, said: usize) -> bool {
+        let before = (as_float(number) * GOLDEN).fract() + as_float(said) * self.in_rooms;
+        (before + self.in_rooms).floor() > before.floor()
     }
 
     /// The user with whom this one speaks in private. The last of an odd number speaks with itself.
@@ -184,21 +228,78 @@ impl Plan {
         format!("room:load-{}-{}", self.run, number / self.group)
     }
 
-    /// The conversations that this user asks for in the name of all who are in them.
-    pub(crate) fn answers_for(&self, number: usize) -> Vec<String> {
-        let pair = (number <= self.partner(number)).then(|| self.pair(number));
-        let room = number.is_multiple_of(self.group).then(|| self.room(number));
-        pair.into_iter().chain(room).collect()
+    /// How many others get what this user says there.
+    pub(crate) fn others_in(&self, number: usize, conv: &str) -> u64 {
+        if conv == self.pair(number) {
+            return u64::from(self.partner(number) != number);
+        }
+        let first = number - number % self.group;
+        (self.users.min(first + self.group) - first - 1) as u64
     }
 
     /// The users of a part: whole blocks, in which everybody is with whom one of them speaks.
     pub(crate) fn users_of(&self, part: Part) -> Vec<usize> {
-        let block = if self.group.is_multiple_of(2) { self.group } else { 2 * self.group };
+        let block = block(self.group, self.over.is_http());
         (0..self.users).filter(|number| number / block % part.of == part.number).collect()
     }
 
+    /// Into how many parts the users can be split.
+    pub(crate) fn most_parts(&self) -> usize {
+        most_parts(self.users, self.group, self.over.is_http())
+    }
+
+    /// How many users the largest of so many parts has.
+    pub(crate) fn largest_part(&self, of: usize) -> usize {
+        let block = block(self.group, self.over.is_http());
+        (self.users.div_ceil(block).div_ceil(of) * block).min(self.users)
+    }
+
+    /// How many of the users of each of so many parts say something: its share of what is due.
+    pub(crate) fn talkers(&self, of: usize) -> Vec<usize> {
+        let talkers = |number| self.users_of(Part { number, of }).into_iter().filter(|user| self.talks(*user)).count();
+        (0..of).map(talkers).collect()
+    }
+
+    /// What a process has to know of the plan: of the places and the trace only its own.
+    pub(crate) fn of_part(&self, part: Part) -> Self {
+        let own = self.users_of(part);
+        let places = own.iter().filter_map(|number| Some((*number, self.places.get(number)?.clone()))).collect();
+        let is_own = |entry: &&Entry| own.binary_search(&entry.user).is_ok();
+        let trace = self.trace.as_ref().map(|trace| trace.iter().filter(is_own).copied().collect());
+        Self { places, trace, ..self.without_lists() }
+    }
+
+    /// The plan without the lists that are as long as the run is large.
+    pub(crate) fn without_lists(&self) -> Self {
+        let Self { target, over, users, group, in_rooms, silent, body, arrivals, schedule, habits, .. } = *self;
+        let Self { patience, check, .. } = *self;
+        Self {
+            target,
+            host: self.host.clone(),
+            path: self.path.clone(),
+            over,
+            authority: self.authority.clone(),
+            run: self.run.clone(),
+            users,
+            group,
+            in_rooms,
+            silent,
+            body,
+            arrivals,
+            schedule,
+            habits,
+            announce: self.announce.clone(),
+            sources: self.sources.clone(),
+            patience,
+            check,
+            drawn_from: self.drawn_from.clone(),
+            places: BTreeMap::new(),
+            trace: None,
+        }
+    }
+
     pub(crate) fn country(&self, number: usize) -> &str {
-        self.places.get(number).map_or("", |placed| &placed.country)
+        self.places.get(&number).map_or("", |placed| &placed.country)
     }
 
     /// How this user gets in.
@@ -210,7 +311,7 @@ impl Plan {
         door.tls = tls.cloned();
         door.patience = self.patience();
         door.from = self.source(number);
-        if let Some(placed) = self.places.get(number) {
+        if let Some(placed) = self.places.get(&number) {
             match &self.announce {
                 Announce::Nothing => {}
                 Announce::ProxyV2 => door.announced = Some(SocketAddr::new(placed.address, port(number))),
@@ -247,6 +348,27 @@ impl Plan {
             .with_context(|| format!("{:?} is no name for a certificate", self.host))?;
         Ok(Some(Tls { config: Arc::new(config), name }))
     }
+}
+
+/// Users that are in one process whatever happens: whole rooms and whole pairs. Connections over HTTP know of no other.
+fn block(group: usize, http: bool) -> usize {
+    if http {
+        1
+    } else if group.is_multiple_of(2) {
+        group
+    } else {
+        2 * group
+    }
+}
+
+/// Into how many parts users can be split who are in rooms of so many.
+pub(crate) fn most_parts(users: usize, group: usize, http: bool) -> usize {
+    users.div_ceil(block(group, http))
+}
+
+/// When so many users have come; what is too long for the machine is as good as for ever.
+pub(crate) fn arrival(users: usize, a_second: f64) -> Duration {
+    Duration::try_from_secs_f64(as_float(users) / a_second).unwrap_or(Duration::MAX)
 }
 
 /// A host without its port.
@@ -320,7 +442,8 @@ pub(super) mod tests {
             sources: Vec::new(),
             patience: 10.0,
             check: true,
-            places: Vec::new(),
+            drawn_from: None,
+            places: BTreeMap::new(),
             trace: None,
         }
     }
@@ -334,14 +457,71 @@ pub(super) mod tests {
             for number in 0..of {
                 let part = plan.users_of(Part { number, of });
                 let own: HashSet<String> = part.iter().flat_map(|user| [plan.pair(*user), plan.room(*user)]).collect();
-                let answered: HashSet<String> = part.iter().flat_map(|user| plan.answers_for(*user)).collect();
-                assert_eq!(own, answered, "somebody answers for each of them");
+                assert!(part.len() <= plan.largest_part(of));
                 assert!(own.is_disjoint(&conversations));
                 conversations.extend(own);
                 all.extend(part);
             }
             assert_eq!(all, (0..users).collect());
         }
+    }
+
+    #[test]
+    fn each_part_is_dealt_what_its_talkers_can_say() {
+        // Five connections are five parts; two rooms are two, and a third one would have nobody.
+        let http = Plan { users: 5, group: 10, over: Over::Http, ..plan() };
+        assert_eq!((http.most_parts(), http.talkers(5)), (5, vec![1; 5]));
+        let rooms = Plan { users: 14, group: 10, ..plan() };
+        assert_eq!((rooms.most_parts(), rooms.talkers(2)), (2, vec![10, 4]));
+        assert_eq!((rooms.largest_part(1), rooms.largest_part(2)), (14, 10));
+    }
+
+    #[test]
+    fn so_many_are_silent_and_so_much_goes_to_rooms_for_any_number_of_users() {
+        let plan = Plan { users: 1000, in_rooms: 0.3, silent: 0.4, ..plan() };
+        let of = |count: usize| count as f64 / 1000.0;
+        // Of everybody's first message, and not only in the long run.
+        for said in 0..5 {
+            let share = of((0..1000).filter(|user| plan.to_room(*user, said)).count());
+            assert!((share - 0.3).abs() < 0.05, "{share} of messages {said} go to rooms");
+        }
+        let talkers: Vec<usize> = (0..1000).filter(|user| plan.talks(*user)).collect();
+        assert!((of(talkers.len()) - 0.6).abs() < 0.01, "{} talk", talkers.len());
+        // Whoever talks is no other kind of user.
+        let share = talkers.iter().filter(|user| plan.to_room(**user, 0)).count() as f64 / talkers.len() as f64;
+        assert!((share - 0.3).abs() < 0.05, "{share}");
+    }
+
+    #[test]
+    fn it_is_known_who_is_where() {
+        let plan = Plan { users: 13, group: 4, ..plan() };
+        for number in 0..13 {
+            assert_eq!(plan.number_of(&plan.user(number)), Some(number));
+            let members =
+                |conv: &str| (0..13).filter(|other| plan.are_in(conv, number, &plan.user(*other))).count() as u64;
+            for conv in [plan.pair(number), plan.room(number)] {
+                assert_eq!(plan.others_in(number, &conv), members(&conv) - 1, "{conv}");
+            }
+        }
+        for stranger in ["load-test-0000013", "load-other-0000001", "alice", "load-test-x"] {
+            assert_eq!(plan.number_of(stranger), None);
+            assert!(!plan.are_in(&plan.room(0), 0, stranger));
+        }
+        assert!(!plan.are_in(&plan.room(4), 0, &plan.user(1)), "another room");
+    }
+
+    #[test]
+    fn a_process_knows_of_its_own_users_alone() {
+        let placed =
+            |number: usize| Placed { country: "DE".into(), address: [127, 0, 0, u8::try_from(number).unwrap()].into() };
+        let entry = |user| Entry { at: 0.0, user, action: super::super::trace::Action::Login };
+        let places = (0..12).map(|number| (number, placed(number))).collect();
+        let plan = Plan { places, trace: Some((0..12).map(entry).collect()), ..plan() };
+        let part = Part { number: 1, of: 3 };
+        let own = plan.of_part(part);
+        assert!(own.places.keys().copied().eq(4..8) && own.trace.unwrap().iter().map(|entry| entry.user).eq(4..8));
+        let whole = plan.of_part(Part { number: 0, of: 1 });
+        assert_eq!(whole, plan);
     }
 
     #[test]

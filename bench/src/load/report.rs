@@ -46,7 +46,7 @@ impl Run {
         let Outcome { tally, checked } = outcome;
         let headline = Machine::this().headline(&today(), &command_line());
         // Who was where is in the tally, summed up; a trace is in its file.
-        let plan = Plan { places: Vec::new(), trace: None, authority: None, ..plan };
+        let plan = Plan { authority: None, ..plan.without_lists() };
         Self { format: FORMAT, headline, plan, processes, tally, checked }
     }
 
@@ -61,8 +61,26 @@ impl Run {
         Ok(run)
     }
 
+    /// As far as anybody knows.
     pub(super) fn promises_kept(&self) -> bool {
-        self.checked.broken_promises == 0 && self.checked.unasked == 0
+        self.checked.broken_promises == 0 && self.tally.counts.strayed == 0
+    }
+
+    /// Why nobody can be content with it although no promise is known to be broken.
+    pub(super) fn tells_nothing(&self) -> Option<String> {
+        let Checked { unasked, why_unasked, .. } = &self.checked;
+        let counts = &self.tally.counts;
+        if counts.due > 0 && counts.failed() >= counts.due {
+            let example = self.tally.troubles.iter().next().map(|(kind, what)| format!(", for example {kind}: {what}"));
+            return Some(format!("none of {} was answered{}", counts.due, example.unwrap_or_default()));
+        }
+        let why = why_unasked.as_deref().unwrap_or("nobody knows why");
+        (*unasked > 0).then(|| format!("{unasked} conversations could not be checked ({why})"))
+    }
+
+    /// The share of what was due that failed, 0 to 1.
+    pub(super) fn failed(&self) -> f64 {
+        percent(self.tally.counts.failed(), self.tally.counts.due) / 100.0
     }
 
     /// What is timed from when something was due, with its name.
@@ -85,11 +103,6 @@ impl Run {
         .collect()
     }
 
-    /// In seconds, from the first arrival to the last thing that was due.
-    pub(super) fn seconds(&self) -> f64 {
-        (self.plan.arriving() + self.plan.time()).as_secs_f64()
-    }
-
     /// Why the figures are the load's own, if they are.
     pub(super) fn limited_by_itself(&self) -> Option<String> {
         let late = self.tally.late.quantile_ms(0.99).unwrap_or_default();
@@ -99,7 +112,7 @@ impl Run {
                 "one of 100 messages was sent {late:.1} ms after it was due by the load's own doing, of {all:.1} ms in all"
             ));
         }
-        let busy = self.tally.cpu_of_one / self.seconds();
+        let busy = self.tally.busiest;
         (busy > BUSY).then(|| format!("a process of it had {:.0} % of a processor", busy * 100.0))
     }
 
@@ -130,11 +143,14 @@ pub(super) fn shown_ms(ms: f64) -> String {
     }
 }
 
+/// From when times are counted, for the heads of tables.
+pub(super) const TIMED: &str = "from when each was due, logins and connects from their beginning";
+
 /// The report for a terminal.
 pub(super) fn text(run: &Run) -> String {
     let mut lines = vec![run.headline.clone(), String::new(), summary(run), String::new()];
     let names: String = QUANTILES.iter().map(|(name, _)| format!("{name:>10}")).collect();
-    lines.push(format!("{:<18}{:>10}{names}   (ms, from when it was due)", "", "count"));
+    lines.push(format!("{:<18}{:>10}{names}   (ms, {TIMED})", "", "count"));
     for (name, times) in run.histograms() {
         let values: String = QUANTILES
             .iter()
@@ -169,7 +185,8 @@ pub(super) fn summary(run: &Run) -> String {
         );
     }
     format!(
-        "{} messages were due, {} acknowledged ({} after a repeat), {} refused, {} unanswered; {} pushes. {} logins \
+        "{} messages were due, {} acknowledged ({} after a repeat), {} refused, {} unanswered; {} pushes of {} if \
+         everybody were always online. {} logins \
          ({} resumed), {} sessions broken, {} moved when asked, {} turned away, {} failed logins, {} gave up.",
         counts.due,
         counts.acknowledged,
@@ -177,6 +194,7 @@ pub(super) fn summary(run: &Run) -> String {
         counts.refused,
         counts.unanswered,
         counts.pushed,
+        counts.pushes_expected,
         counts.logins,
         counts.resumed,
         counts.broken,
@@ -191,11 +209,14 @@ pub(super) fn summary(run: &Run) -> String {
 pub(super) fn verdicts(run: &Run) -> Vec<String> {
     let mut verdicts = vec![match run.limited_by_itself() {
         Some(why) => format!("THE LOAD WAS THE LIMIT, NOT THE TARGET: {why}. More processes or a lower rate may help."),
-        None => format!(
-            "The target was the limit of these figures, not the load, which sent 99 of 100 within {} ms of when they were \
-             due.",
-            shown_ms(run.tally.late.quantile_ms(0.99).unwrap_or_default())
-        ),
+        None => match run.tally.late.quantile_ms(0.99) {
+            Some(late) => format!(
+                "The target was the limit of these figures, not the load, which began 99 of 100 within {} ms of when they \
+                 were due.",
+                shown_ms(late)
+            ),
+            None => "Nothing was free to begin when it was due, so that nobody knows how late the load was.".into(),
+        },
     }];
     verdicts.extend(check_verdict(run));
     verdicts
@@ -206,17 +227,22 @@ fn check_verdict(run: &Run) -> Option<String> {
         return None;
     }
     let Checked { verdict, lost, broken_promises, problems, unasked, why_unasked } = &run.checked;
+    let unknown = why_unasked.as_ref().map_or_else(String::new, |why| {
+        format!("NOT EVERYTHING COULD BE CHECKED: {unasked} conversations could not be asked for ({why}).")
+    });
     if run.promises_kept() {
-        return Some(format!(
+        let kept = format!(
             "Every promise was kept: {} messages are stored in {} conversations, each acknowledged one exactly once, and \
              {} pushes are what is stored.",
             verdict.stored, verdict.conversations, verdict.pushed
-        ));
+        );
+        return Some(if *unasked == 0 { kept } else { unknown });
     }
-    let mut text = format!("PROMISES WERE NOT KEPT: {lost} messages lost, {broken_promises} broken promises");
-    if let Some(why) = why_unasked {
-        text += &format!(", {unasked} conversations could not be asked for ({why})");
-    }
+    let strayed = run.tally.counts.strayed;
+    let mut text = format!(
+        "PROMISES WERE NOT KEPT: {lost} messages lost, {broken_promises} broken promises, {strayed} pushes to strangers. \
+         {unknown}"
+    );
     problems.iter().for_each(|problem| text += &format!("\n  {problem}"));
     Some(text)
 }
@@ -252,7 +278,7 @@ pub(super) mod tests {
         tally.moved(None, Some("frankfurt-1"));
         tally.moved(None, Some("virginia-1"));
         for second in 0..40 {
-            tally.end_step(Duration::from_secs(second));
+            tally.end_step(Duration::ZERO, Duration::from_secs(second));
         }
         for (country, node) in [("DE", "frankfurt-1"), ("DE", "frankfurt-2"), ("CA", "virginia-1")] {
             tally.place(country, node);
@@ -303,7 +329,25 @@ pub(super) mod tests {
         assert!(text(&run).contains("Every promise was kept"));
         run.checked.broken_promises = 1;
         run.checked.problems.push("message 7 is gone".into());
-        let text = text(&run);
-        assert!(!run.promises_kept() && text.contains("NOT KEPT") && text.contains("message 7 is gone"), "{text}");
+        let told = text(&run);
+        assert!(!run.promises_kept() && told.contains("NOT KEPT") && told.contains("message 7 is gone"), "{told}");
+        // A push to a stranger breaks one, too, of whatever conversation it is.
+        let mut run = super::tests::run();
+        run.tally.counts.strayed = 1;
+        assert!(!run.promises_kept() && text(&run).contains("1 pushes to strangers"), "{}", text(&run));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_no_broken_promise() {
+        let mut run = run();
+        assert_eq!(run.tells_nothing(), None);
+        run.checked.unasked = 2;
+        run.checked.why_unasked = Some("the server is gone".into());
+        let told = text(&run);
+        assert!(run.promises_kept() && told.contains("NOT EVERYTHING COULD BE CHECKED: 2 conv"), "{told}");
+        assert!(!told.contains("NOT KEPT") && !told.contains("Every promise"), "{told}");
+        assert_eq!(run.tells_nothing().unwrap(), "2 conversations could not be checked (the server is gone)");
+        run.tally.counts.unanswered = run.tally.counts.due;
+        assert_eq!(run.tells_nothing().unwrap(), "none of 4000 was answered");
     }
 }

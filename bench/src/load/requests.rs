@@ -10,10 +10,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::mpsc,
-    time::{timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
-use super::user::{Order, Shared};
+use super::{
+    tally::is_no,
+    user::{Order, Shared},
+};
 use crate::{harness::locked, im::Door};
 
 /// The field in which a server says who it is (docs/protocol.md, section 10).
@@ -36,17 +39,21 @@ impl Connection {
     /// Lives until there are no more orders. What it has then is answered or has had its time.
     pub(super) async fn live(mut self) {
         let mut open = None;
+        // What was due before waited for an answer: it is not late by the load's doing.
+        let mut free_since = Duration::ZERO;
         self.say_idle().await;
         while let Some(order) = self.orders.recv().await {
-            if order.was_free {
+            if order.due >= free_since {
                 locked(&self.shared.tally).late.record(self.shared.now().saturating_sub(order.due));
             }
-            let outcome = timeout(self.shared.plan.patience(), self.ask(&mut open)).await;
+            let until = (Instant::now() + self.shared.plan.patience()).min(self.shared.deadline());
+            let outcome = timeout_at(until, self.ask(&mut open)).await;
             let outcome = outcome.unwrap_or_else(|_elapsed| Err(anyhow::anyhow!("no answer in time")));
             if outcome.is_err() {
                 self.close(&mut open);
             }
             self.note(order.due, outcome);
+            free_since = self.shared.now();
             self.say_idle().await;
         }
         self.close(&mut open);
@@ -60,17 +67,18 @@ impl Connection {
     }
 
     fn note(&self, due: Duration, outcome: Result<(u16, Option<String>)>) {
+        let (status, node) = match outcome {
+            Ok(answer) => answer,
+            Err(error) => return self.shared.failed_request(due, &format!("{error:#}")),
+        };
         let now = self.shared.now();
         let mut tally = locked(&self.shared.tally);
-        match outcome {
-            Ok((status, node)) => {
-                tally.answered(status, due, now);
-                tally.place(self.shared.plan.country(self.number), node.as_deref().unwrap_or("unnamed"));
-                if status >= 500 {
-                    tally.step_at(now).wrong += 1;
-                }
-            }
-            Err(error) => tally.failed_request(due, now, format!("{error:#}")),
+        tally.place(self.shared.plan.country(self.number), node.as_deref().unwrap_or("unnamed"));
+        if is_no(status) {
+            tally.denied(status, due, now, self.shared.plan.patience());
+            tally.trouble("no for an answer", status.to_string());
+        } else {
+            tally.answered(status, due, now);
         }
     }
 
@@ -100,7 +108,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let pipe = timeout_at(start + self.door.patience, self.door.reach()).await.context("no connection in time")?;
         let (sender, connection) = http1::handshake(TokioIo::new(pipe?)).await.context("no HTTP")?;
         // Ends with the sender, or with the connection; requests tell why.

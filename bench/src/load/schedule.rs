@@ -36,11 +36,23 @@ impl Schedule {
         Duration::from_secs_f64(seconds.min(self.time))
     }
 
-    /// Every `of`th, beginning with this `part`: all parts together are the whole.
-    pub(crate) fn part(self, part: u64, of: u64) -> impl Iterator<Item = Duration> + Send {
-        let step = usize::try_from(of).unwrap_or(usize::MAX);
-        (part..self.count()).step_by(step).map(move |number| self.due(number))
+    /// What is due of this part, when each has as much of it as it weighs: all parts together are the whole.
+    pub(crate) fn part(self, part: usize, weights: Vec<f64>) -> impl Iterator<Item = Duration> + Send {
+        let mut dealt = vec![0; weights.len()];
+        let is_own = move |_: &u64| {
+            let next = furthest_behind(&weights, &dealt);
+            dealt[next] += 1;
+            next == part
+        };
+        (0..self.count()).filter(is_own).map(move |number| self.due(number))
     }
+}
+
+/// Whose turn it is: the one that is furthest behind its share of what was dealt, as smooth round-robin has it. Whoever
+/// weighs nothing gets nothing.
+pub(super) fn furthest_behind(weights: &[f64], dealt: &[usize]) -> usize {
+    let behind = |at: &usize| (super::plan::as_float(dealt[*at]) + 1.0) / weights[*at];
+    (0..weights.len()).min_by(|one, other| behind(one).total_cmp(&behind(other))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -70,15 +82,17 @@ mod tests {
         // And down again.
         let schedule = Schedule { from: 200.0, to: 0.0, time: 10.0 };
         near(schedule.due(500), 10.0 - 10.0 / 2_f64.sqrt());
-        let all: Vec<Duration> = schedule.part(0, 1).collect();
+        let all: Vec<Duration> = schedule.part(0, vec![1.0]).collect();
         assert!(all.is_sorted());
     }
 
     #[test]
     fn parts_are_the_whole() {
         let schedule = Schedule { from: 10.0, to: 30.0, time: 5.0 };
-        let mut parts: Vec<Duration> = (0..3).flat_map(|part| schedule.part(part, 3)).collect();
+        let of = |part| schedule.part(part, vec![3.0, 0.0, 1.0]).collect::<Vec<_>>();
+        let mut parts: Vec<Duration> = (0..3).flat_map(of).collect();
         parts.sort();
-        assert_eq!(parts, schedule.part(0, 1).collect::<Vec<_>>());
+        assert_eq!(parts, schedule.part(0, vec![1.0]).collect::<Vec<_>>());
+        assert_eq!([of(0).len(), of(1).len(), of(2).len()], [75, 0, 25]);
     }
 }

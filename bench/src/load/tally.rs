@@ -13,13 +13,14 @@ pub(crate) struct Tally {
     pub(crate) step: f64,
     pub(crate) steps: Vec<Step>,
     pub(crate) counts: Counts,
-    /// From when a message was due until it was acknowledged.
+    /// From when a message was due until it was acknowledged. One that never was counts with at least as long as a
+    /// client waits: whoever refuses quickly is not quick.
     pub(crate) acks: Fine,
     /// From when a message was due until somebody else had it.
     pub(crate) pushes: Fine,
     /// From the beginning of a connect until the session was there.
     pub(crate) logins: Fine,
-    /// From when a request was due until its answer was there.
+    /// From when a request was due until its answer was there; one that failed counts as such a message does.
     pub(crate) requests: Fine,
     /// From when something was due until the load did it: the load's own lateness.
     pub(crate) late: Fine,
@@ -33,13 +34,18 @@ pub(crate) struct Tally {
     /// Until acknowledged or answered, since the last look at how it goes.
     #[serde(skip)]
     pub(crate) recent: Coarse,
-    /// Processor time of the load, in seconds, the sum of all processes and the most of one.
-    pub(crate) cpu: f64,
-    pub(crate) cpu_of_one: f64,
+    /// The share of a processor that the busiest process of the load had while things were due.
+    pub(crate) busiest: f64,
 }
+
+/// Servers of one country that are told apart. Whoever names itself anew with each answer does not fill the memory.
+const MOST_NODES: usize = 1000;
+/// All servers beyond.
+const OTHERS: &str = "others";
 
 /// How often things happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Counts {
     /// Messages or requests that were due.
     pub(crate) due: u64,
@@ -48,9 +54,13 @@ pub(crate) struct Counts {
     pub(crate) repeated: u64,
     /// Messages refused for good.
     pub(crate) refused: u64,
-    /// Not acknowledged, or not answered, when the run ended. Their time until then is in the histograms.
+    /// Not acknowledged when the run ended.
     pub(crate) unanswered: u64,
     pub(crate) pushed: u64,
+    /// Pushes that there would be if everybody were always online and nothing got lost.
+    pub(crate) pushes_expected: u64,
+    /// Pushes of conversations in which the receiver or the sender is not.
+    pub(crate) strayed: u64,
     pub(crate) logins: u64,
     /// Of these, sessions that went on where they had ended.
     pub(crate) resumed: u64,
@@ -148,20 +158,47 @@ impl Tally {
         self.done(due, now);
     }
 
-    /// A message that was due then is not acknowledged, and the run ends.
-    pub(crate) fn unanswered(&mut self, due: Duration, now: Duration) {
+    /// A request that was due then has a no for an answer. As with all that fails, its time counts as `least` at least.
+    pub(crate) fn denied(&mut self, status: u16, due: Duration, now: Duration, least: Duration) {
+        *self.counts.answers.entry(status).or_default() += 1;
+        let took = self.failed(due, now, least);
+        self.requests.record(took);
+    }
+
+    /// A message that was due then is not acknowledged, and will not be.
+    pub(crate) fn unanswered(&mut self, due: Duration, now: Duration, least: Duration) {
         self.counts.unanswered += 1;
-        self.acks.record(now.saturating_sub(due));
-        self.step_at(due).times.record(now.saturating_sub(due));
+        let took = self.failed(due, now, least);
+        self.acks.record(took);
+    }
+
+    /// A message that was due then is refused for good.
+    pub(crate) fn refused(&mut self, due: Duration, now: Duration, least: Duration) {
+        self.counts.refused += 1;
+        let took = self.failed(due, now, least);
+        self.acks.record(took);
     }
 
     /// A request that was due then has no answer.
-    pub(crate) fn failed_request(&mut self, due: Duration, now: Duration, why: String) {
+    pub(crate) fn failed_request(&mut self, due: Duration, now: Duration, least: Duration) {
         self.counts.failed_requests += 1;
-        self.requests.record(now.saturating_sub(due));
-        self.step_at(due).times.record(now.saturating_sub(due));
+        let took = self.failed(due, now, least);
+        self.requests.record(took);
+    }
+
+    /// The time that something counts with that failed: as long as it took, and `least` at least.
+    fn failed(&mut self, due: Duration, now: Duration, least: Duration) -> Duration {
+        let took = now.saturating_sub(due).max(least);
         self.step_at(now).wrong += 1;
-        self.trouble("failed request", why);
+        self.step_at(due).times.record(took);
+        self.recent.record(took);
+        took
+    }
+
+    /// Whether everything that was said has an outcome.
+    pub(crate) fn is_settled(&self) -> bool {
+        let Counts { due, acknowledged, refused, unanswered, .. } = self.counts;
+        acknowledged + refused + unanswered >= due
     }
 
     fn done(&mut self, due: Duration, now: Duration) {
@@ -180,13 +217,15 @@ impl Tally {
             done: counts.acknowledged + counts.answers.values().sum::<u64>(),
             pushed: counts.pushed,
             online: self.online.values().sum(),
-            wrong: counts.turned_away + counts.failed_logins + counts.broken + counts.failed_requests,
+            wrong: counts.turned_away + counts.failed_logins + counts.broken + counts.failed(),
             recent: std::mem::take(&mut self.recent),
         }
     }
 
     pub(crate) fn place(&mut self, country: &str, node: &str) {
-        *self.places.entry(country.into()).or_default().entry(node.into()).or_default() += 1;
+        let nodes = self.places.entry(country.into()).or_default();
+        let node = if nodes.len() < MOST_NODES || nodes.contains_key(node) { node } else { OTHERS };
+        *nodes.entry(node.into()).or_default() += 1;
     }
 
     /// Somebody is no longer at one server, and at another one.
@@ -199,9 +238,17 @@ impl Tally {
         }
     }
 
-    /// Notes who is online at the end of a step.
-    pub(crate) fn end_step(&mut self, at: Duration) {
+    /// Notes who is online at the end of a step, and of those since the last time for which nobody did.
+    pub(crate) fn end_step(&mut self, since: Duration, at: Duration) {
         let online = self.online.clone();
+        let mut missed = since;
+        while missed < at {
+            let step = self.step_at(missed);
+            if step.online.is_empty() {
+                step.online.clone_from(&online);
+            }
+            missed += Duration::from_secs_f64(self.step);
+        }
         self.step_at(at).online = online;
     }
 
@@ -227,8 +274,7 @@ impl Tally {
             add(self.places.entry(country.clone()).or_default(), nodes);
         }
         self.troubles.extend(other.troubles.clone());
-        self.cpu += other.cpu;
-        self.cpu_of_one = self.cpu_of_one.max(other.cpu_of_one);
+        self.busiest = self.busiest.max(other.busiest);
     }
 }
 
@@ -245,6 +291,12 @@ impl Step {
 }
 
 impl Counts {
+    /// What was due and did not come to what it was for.
+    pub(crate) fn failed(&self) -> u64 {
+        let denied = self.answers.iter().filter(|(status, _)| is_no(**status)).map(|(_, count)| count);
+        self.refused + self.unanswered + self.failed_requests + denied.sum::<u64>()
+    }
+
     fn merge(&mut self, other: &Self) {
         let Self {
             due,
@@ -253,6 +305,8 @@ impl Counts {
             refused,
             unanswered,
             pushed,
+            pushes_expected,
+            strayed,
             logins,
             resumed,
             turned_away,
@@ -269,6 +323,8 @@ impl Counts {
         self.refused += refused;
         self.unanswered += unanswered;
         self.pushed += pushed;
+        self.pushes_expected += pushes_expected;
+        self.strayed += strayed;
         self.logins += logins;
         self.resumed += resumed;
         self.turned_away += turned_away;
@@ -279,6 +335,12 @@ impl Counts {
         self.failed_requests += failed_requests;
         add(&mut self.answers, answers);
     }
+}
+
+/// Whether an answer to a request is that there is none now: from a server or edge in trouble, or with too much to do.
+/// Others (a page that does not exist) are answers as good as any.
+pub(crate) fn is_no(status: u16) -> bool {
+    status >= 500 || status == 429
 }
 
 /// Adds counts by name.
@@ -314,5 +376,31 @@ mod tests {
             merged.merge(&serde_json::from_str(&text).unwrap());
         }
         assert_eq!(merged, one);
+    }
+
+    /// Once a target that refused everything at once was faster than one that did its work.
+    #[test]
+    fn what_fails_at_once_is_not_quick() {
+        let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
+        let mut tally = Tally::new(second);
+        tally.unanswered(ms, ms, second);
+        tally.refused(ms, 2 * ms, second);
+        tally.unanswered(ms, 3 * second, second);
+        tally.failed_request(ms, ms, second);
+        tally.denied(503, ms, 2 * ms, second);
+        assert_eq!((tally.acks.count_above(second - ms), tally.requests.count_above(second - ms)), (3, 2));
+        assert!(tally.acks.quantile_ms(1.0) > Some(2900.0), "it counts with what it waited if that was longer");
+        assert_eq!((tally.counts.failed(), tally.steps[0].times.count()), (5, 5));
+    }
+
+    #[test]
+    fn names_of_servers_have_an_end_and_missed_steps_are_filled() {
+        let mut tally = Tally::new(Duration::from_secs(1));
+        (0..2 * MOST_NODES).for_each(|number| tally.place("", &number.to_string()));
+        assert_eq!((tally.places[""].len(), tally.places[""][OTHERS]), (MOST_NODES + 1, MOST_NODES as u64));
+        tally.moved(None, Some("im-1"));
+        tally.end_step(Duration::ZERO, Duration::from_millis(500));
+        tally.end_step(Duration::from_millis(500), Duration::from_millis(3500));
+        assert!(tally.steps.len() == 4 && tally.steps.iter().all(|step| step.online["im-1"] == 1), "{:?}", tally.steps);
     }
 }

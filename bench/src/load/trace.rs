@@ -12,8 +12,10 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::LONGEST;
+
 /// What somebody does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Action {
     /// Goes online.
@@ -108,6 +110,9 @@ fn parse_line(line: &str, http: bool) -> Result<(f64, IpAddr, Action), String> {
     };
     let seconds = at.parse::<f64>().ok().filter(|at| at.is_finite() && *at >= 0.0);
     let seconds = seconds.ok_or_else(|| format!("{at:?} is no time in seconds"))?;
+    if seconds > LONGEST.as_secs_f64() {
+        return Err(format!("{at:?} is later than the {} s of the longest run", LONGEST.as_secs()));
+    }
     let address = address.parse().map_err(|error| format!("{address:?} is no address: {error}"))?;
     let known = if http { "request" } else { "login, leave, cut or say" };
     let action = Action::named(action)
@@ -134,7 +139,9 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_said_with_its_line() {
-        let wrong = parse("1,2\n-1,203.0.113.7,say\n1,here,say\n\n1,203.0.113.7,request\n", false).unwrap_err();
+        let wrong =
+            parse("1,2\n-1,203.0.113.7,say\n1,here,say\n\n1,203.0.113.7,request\n1e30,203.0.113.7,say\n", false)
+                .unwrap_err();
         assert_eq!(
             wrong,
             [
@@ -142,6 +149,7 @@ mod tests {
                 "line 2: \"-1\" is no time in seconds",
                 "line 3: \"here\" is no address: invalid IP address syntax",
                 "line 5: \"request\" is no action here: login, leave, cut or say",
+                "line 6: \"1e30\" is later than the 3600 s of the longest run",
             ]
         );
         assert!(parse("1,203.0.113.7,request\n", true).is_ok());

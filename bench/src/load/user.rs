@@ -9,8 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backend::frame::Msg;
 use bytes::Bytes;
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
 
 use super::{plan::Plan, tally::Tally, trace::Action};
 use crate::{
@@ -21,7 +25,7 @@ use crate::{
 /// Orders of a user that wait. A user that is behind by more is told no more: what was due then is unanswered.
 pub(super) const ORDERS: usize = 4096;
 /// Bytes in which a message says when it was due. The rest of it is filler.
-const STAMP: usize = 8;
+pub(crate) const STAMP: usize = 8;
 
 /// What all users of a process share.
 #[derive(Debug, Clone)]
@@ -30,11 +34,34 @@ pub(super) struct Shared {
     pub(super) tally: Arc<Mutex<Tally>>,
     /// The beginning of the run: everything is counted from here.
     pub(super) origin: Instant,
+    /// Whether all is said and heard, or the time for it is over.
+    pub(super) over: watch::Receiver<bool>,
 }
 
 impl Shared {
     pub(super) fn now(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// Until when answers are waited for.
+    pub(super) fn deadline(&self) -> tokio::time::Instant {
+        (self.origin + self.plan.deadline()).into()
+    }
+
+    /// Counts a message that was due then as one that is not acknowledged, and says why if that is not plain.
+    pub(super) fn unanswered(&self, due: Duration, why: Option<&str>) {
+        let mut tally = locked(&self.tally);
+        tally.unanswered(due, self.now(), self.plan.patience());
+        if let Some(why) = why {
+            tally.trouble("not sent", why);
+        }
+    }
+
+    /// Counts a request that was due then as one without an answer.
+    pub(super) fn failed_request(&self, due: Duration, why: &str) {
+        let mut tally = locked(&self.tally);
+        tally.failed_request(due, self.now(), self.plan.patience());
+        tally.trouble("failed request", why);
     }
 }
 
@@ -43,8 +70,6 @@ impl Shared {
 pub(super) struct Order {
     pub(super) due: Duration,
     pub(super) action: Action,
-    /// It did not wait for anything but the load itself, so that being late with it is the load's doing.
-    pub(super) was_free: bool,
 }
 
 /// A user who lives.
@@ -65,6 +90,8 @@ pub(super) struct User {
 pub(super) struct Left {
     pub(super) number: usize,
     pub(super) phone: Phone,
+    /// It got no session and does not try again: it can be asked for nothing.
+    pub(super) gave_up: bool,
 }
 
 #[derive(Debug, Default)]
@@ -78,39 +105,47 @@ struct Mind {
     said: usize,
     /// The server of its session.
     node: Option<String>,
+    /// Until when it did nothing else than to leave: what was due before is not late by the load's doing.
+    left_until: Duration,
+    gave_up: bool,
 }
 
 impl User {
-    /// Lives until there are no more orders and everything is acknowledged, or has had its time.
+    /// Lives until everybody has what was said, or the time for it is over: whoever has nothing to say any more still
+    /// listens, or the pushes that took longest would be in no figure.
     pub(super) async fn live(mut self) -> Left {
         let mut mind = Mind { changes: self.arrives.map(|at| self.shared.origin + at), ..Mind::default() };
-        let mut deadline = None;
+        let mut over = self.shared.over.clone();
+        let mut told_all = false;
         loop {
-            let change = mind.changes.filter(|_| deadline.is_none());
+            let change = mind.changes.filter(|_| !told_all);
             tokio::select! {
-                order = self.orders.recv(), if deadline.is_none() => match order {
+                order = self.orders.recv(), if !told_all => match order {
                     Some(order) => self.obey(order, &mut mind).await,
-                    None => deadline = Some(Instant::now() + self.shared.plan.patience()),
+                    None => told_all = true,
                 },
                 event = self.phone.next() => self.note(event, &mut mind),
                 () = at(change) => self.change(&mut mind),
-                () = at(deadline) => mind.give_up(&self.shared),
+                () = sleep_until(self.shared.deadline()), if !mind.waiting.is_empty() => mind.give_up(&self.shared),
+                // Whoever would say it is gone: over as well.
+                () = until(&mut over) => break,
             }
-            if mind.going && mind.waiting.is_empty() && deadline.is_none() {
+            if mind.going && mind.waiting.is_empty() && !told_all {
                 self.go(&mut mind).await;
             }
-            if deadline.is_some() && mind.waiting.is_empty() {
-                self.set_node(None, &mut mind);
-                return Left { number: self.number, phone: self.phone };
-            }
         }
+        mind.give_up(&self.shared);
+        self.set_node(None, &mut mind);
+        Left { number: self.number, phone: self.phone, gave_up: mind.gave_up }
     }
 
     async fn obey(&mut self, order: Order, mind: &mut Mind) {
         let now = self.shared.now();
         match order.action {
             Action::Say => {
-                locked(&self.shared.tally).late.record(now.saturating_sub(order.due));
+                if order.due >= mind.left_until {
+                    locked(&self.shared.tally).late.record(now.saturating_sub(order.due));
+                }
                 self.say(order.due, mind);
             }
             Action::Login => self.phone.go_online(),
@@ -126,20 +161,14 @@ impl User {
 
     fn say(&mut self, due: Duration, mind: &mut Mind) {
         let plan = &self.shared.plan;
-        // In the middle of the range for it, so that the share is right from the first messages on.
-        let rooms_before = super::plan::as_float(mind.said) * plan.in_rooms + 0.5;
-        let in_room = (rooms_before + plan.in_rooms).floor() > rooms_before.floor();
+        let in_room = plan.to_room(self.number, mind.said);
         let conv = if in_room { plan.room(self.number) } else { plan.pair(self.number) };
         mind.said += 1;
         // Whoever is away and has something to say comes back for it.
         self.phone.go_online();
         match self.phone.submit(&conv, body(due, plan.body)) {
             Ok(id) => _ = mind.waiting.insert(id, due),
-            Err(full) => {
-                let mut tally = locked(&self.shared.tally);
-                tally.unanswered(due, self.shared.now());
-                tally.trouble("not sent", full.to_string());
-            }
+            Err(full) => self.shared.unanswered(due, Some(&full.to_string())),
         }
     }
 
@@ -157,14 +186,23 @@ impl User {
                 self.here.store(!mind.going, Ordering::Relaxed);
                 self.set_node(Some(node), mind);
             }
-            Event::Acknowledged { id, duplicate, .. } => {
+            Event::Acknowledged { id, conv, duplicate, .. } => {
                 let Some(due) = mind.waiting.remove(&id) else { return };
+                let others = self.shared.plan.others_in(self.number, &conv);
                 let mut tally = locked(&self.shared.tally);
                 tally.counts.repeated += u64::from(duplicate);
+                tally.counts.pushes_expected += others;
                 tally.acknowledged(due, now);
             }
             Event::Pushed(message) => {
+                let right = self.shared.plan.are_in(&message.conv, self.number, &message.sender);
                 let mut tally = locked(&self.shared.tally);
+                if !right {
+                    tally.counts.strayed += 1;
+                    let Msg { conv, seq, sender, .. } = &message;
+                    let user = &self.phone.user;
+                    tally.trouble("strayed", format!("message {seq} of {sender} in {conv} was pushed to {user}"));
+                }
                 tally.counts.pushed += 1;
                 tally.step_at(now).pushed += 1;
                 if let Some(due) = due_of(&message.body) {
@@ -172,9 +210,9 @@ impl User {
                 }
             }
             Event::Refused { id, conv, code } => {
-                mind.waiting.remove(&id);
+                let Some(due) = mind.waiting.remove(&id) else { return };
                 let mut tally = locked(&self.shared.tally);
-                tally.counts.refused += 1;
+                tally.refused(due, now, self.shared.plan.patience());
                 tally.trouble("message refused", format!("{conv}: {code:?}"));
             }
             Event::NotLoggedIn(error) => {
@@ -199,6 +237,7 @@ impl User {
                 self.set_node(None, mind);
             }
             Event::GaveUp { why } => {
+                mind.gave_up = true;
                 let mut tally = locked(&self.shared.tally);
                 tally.counts.gave_up += 1;
                 tally.step_at(now).wrong += 1;
@@ -244,6 +283,7 @@ impl User {
         if let Err(error) = self.phone.leave().await {
             locked(&self.shared.tally).trouble("left in disorder", format!("{error:#}"));
         }
+        mind.left_until = self.shared.now();
         self.set_node(None, mind);
     }
 
@@ -259,12 +299,15 @@ impl Mind {
     /// Counts what waits as unanswered, with the time that it has waited so far: leaving it out would make the slowest
     /// messages vanish.
     fn give_up(&mut self, shared: &Shared) {
-        let now = shared.now();
-        let mut tally = locked(&shared.tally);
         for (_, due) in self.waiting.drain() {
-            tally.unanswered(due, now);
+            shared.unanswered(due, None);
         }
     }
+}
+
+/// Waits until it is so, or nobody will say it.
+async fn until(so: &mut watch::Receiver<bool>) {
+    _ = so.wait_for(|so| *so).await;
 }
 
 /// Waits until then, or for ever.
@@ -282,6 +325,7 @@ fn exponential(mean: f64) -> Duration {
 }
 
 fn body(due: Duration, length: usize) -> Bytes {
+    // Shorter ones are refused on the command line.
     let mut body = vec![b'x'; length.max(STAMP)];
     body[..STAMP].copy_from_slice(&u64::try_from(due.as_nanos()).unwrap_or(u64::MAX).to_be_bytes());
     body.into()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::{
-    QUANTILES, Run, as_float, locality, percent,
+    QUANTILES, Run, TIMED, as_float, locality, percent,
     plot::{Curve, Plot, Scale},
     shown_ms, summary, verdicts,
 };
@@ -37,7 +37,7 @@ pub(in super::super) fn html(run: &Run) -> String {
         summary = escaped(&summary(run)),
     );
     for verdict in verdicts(run) {
-        let bad = verdict.starts_with("THE LOAD") || verdict.starts_with("PROMISES");
+        let bad = ["THE LOAD", "PROMISES", "NOT EVERY"].iter().any(|start| verdict.starts_with(start));
         add(&mut page, format_args!("<p class=\"verdict{}\">{}</p>", if bad { " bad" } else { "" }, escaped(&verdict)));
     }
     quantiles(&mut page, run);
@@ -49,8 +49,11 @@ pub(in super::super) fn html(run: &Run) -> String {
 }
 
 fn quantiles(page: &mut String, run: &Run) {
-    *page += "<h2>How long things took</h2>\n<p class=\"small\">Milliseconds, from when each was due, whoever was slow. \
-              What had no answer at the end counts with the time that it had waited.</p>\n<div class=\"scroll\"><table>\n<tr><th></th><th>count</th>";
+    *page += "<h2>How long things took</h2>\n<p class=\"small\">Milliseconds, ";
+    *page += TIMED;
+    *page += ". What failed or had no answer counts as long as it waited, and as long as a client waits at least. Pushes \
+              are those that came: who was away got the message in another way.</p>\n<div class=\"scroll\"><table>\n\
+              <tr><th></th><th>count</th>";
     for (name, _) in QUANTILES {
         add(page, format_args!("<th>{name}</th>"));
     }
