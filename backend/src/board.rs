@@ -4,7 +4,7 @@
 //! ([`file::Board`]) every [`TURN`], all changes since the last turn in one transaction, so that a crowd that logs in at
 //! once is a few transactions. Whatever is wrong with the file is logged once and counted; messages do not notice.
 //!
-//! A process knows of *everybody* who is seen elsewhere, not only of those whom somebody watches here: some hundred bytes
+//! A process knows of *everybody* who is seen elsewhere, not only of those whom somebody watches here: about a hundred bytes
 //! for each, and whoever begins to watch is answered from memory, without a look into a file that may be slow.
 //!
 //! Always true: what a process has told holds for no longer than [`LEASE`] without it, and what it has heard no longer
@@ -25,7 +25,7 @@ mod file;
 use file::{Board, BoardError};
 
 /// How often a process tells and hears. A change is known elsewhere within two of these, and its own process writes at
-/// most five times a second. A turn without news takes 0.1 ms or less.
+/// most five times a second. A turn without news takes 0.02 ms, one that tells 5000 changes 30 ms (development build).
 const TURN: Duration = Duration::from_millis(200);
 /// How often a process says that it is still there, when it has nothing else to say.
 const RENEWAL: Duration = Duration::from_secs(2);

@@ -238,8 +238,9 @@ async fn a_crowd_that_logs_in_is_told_in_few_transactions() {
 #[tokio::test]
 async fn without_a_board_messages_go_on_and_presence_is_that_of_the_process() {
     let data = TempDir::new().unwrap();
+    let file = data.path().join("presence.db");
     // Even who may do everything cannot open this.
-    fs::create_dir(data.path().join("presence.db")).unwrap();
+    fs::create_dir(&file).unwrap();
     let (one, two) = both(data.path()).await;
     let mut alice = Client::login(one.address, "alice", "phone").await;
     let mut bob = Client::login(two.address, "bob", "phone").await;
@@ -258,8 +259,18 @@ async fn without_a_board_messages_go_on_and_presence_is_that_of_the_process() {
     // As soon as there can be one, everybody is known.
     watch(&mut alice, &["bob"]).await;
     check(&hear(&mut alice).await, "bob", PresenceState::Offline);
-    fs::remove_dir(data.path().join("presence.db")).unwrap();
+    fs::remove_dir(&file).unwrap();
     check(&hear(&mut alice).await, "bob", PresenceState::Online);
+
+    // And when there is none again, what was heard does not hold for ever.
+    eventually("the file is gone before a new one is there", async || {
+        fs::remove_file(&file).ok();
+        fs::create_dir(&file).ok()
+    })
+    .await;
+    check(&hear_late(&mut alice).await, "bob", PresenceState::Offline);
+    alice.send("dm:alice:bob", 2, b"still there").await;
+    assert_eq!(&bob.hear_msg().await.body[..], b"still there");
 }
 
 #[tokio::test]
