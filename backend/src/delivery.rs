@@ -1,6 +1,6 @@
 //! Who is online, and who gets which push.
 //!
-//! Pushes come from the store's feed only, never from the session that stored the message. So a message of another
+//! Messages and receipts come from the store's feed only, never from the session that stored them. So a message of another
 //! process on the same data is pushed like one of our own, and every session sees the pushes of a conversation in the
 //! order of `seq`. A push is a hint: a session whose queue is full loses it, and the client finds the hole in `seq`
 //! and asks with `SYNC`. This is what keeps a slow phone from holding memory or other people's messages. Messages come
@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod audience;
+mod elsewhere;
 mod memory;
 mod presence;
 mod seat;
@@ -39,6 +40,7 @@ mod seat;
 pub(crate) use seat::{Newcomer, Resumed, Seat, WATCHED};
 
 use audience::Audiences;
+use elsewhere::Elsewhere;
 use memory::Memory;
 use presence::LastSeen;
 use seat::{Crowds, Interests};
@@ -70,6 +72,7 @@ struct Online {
     rooms: Crowds,
     /// Who watches a user.
     watchers: Crowds,
+    elsewhere: Elsewhere,
     last_seen: LastSeen,
     memory: Memory,
     leaving: bool,

@@ -6,7 +6,8 @@
 //! `upgrade` → `session` → `store` → `delivery`.
 //!
 //! Always true: a `SEND_ACK` follows the durable commit (`store`); every push comes out of the store, so that it does
-//! not matter which process stored it (`delivery`); every queue has a bound.
+//! not matter which process stored it (`delivery`), but for presence, which processes tell each other beside it (`board`);
+//! every queue has a bound.
 
 use std::{
     io,
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 mod accept;
 mod agent;
 mod allowance;
+mod board;
 mod clock;
 mod connection;
 mod conversation;
@@ -48,6 +50,7 @@ mod wire;
 pub use drain::Pace;
 
 use accept::Speaks;
+use board::Exchange;
 use fault::{Faults, Faulty};
 use metrics::Metrics;
 use server::Server;
@@ -136,12 +139,15 @@ pub enum StartError {
     Read(#[source] store::StoreError),
     #[error("the metrics cannot be made")]
     Metrics(#[source] prometheus::Error),
+    #[error("the thread of presence cannot be started")]
+    Presence(#[source] io::Error),
 }
 
 /// A running server. Dropping it without [`Backend::stop`] leaves its tasks to the runtime.
 #[derive(Debug)]
 pub struct Backend {
     server: Arc<Server>,
+    exchange: Exchange,
     addresses: Addresses,
 }
 
@@ -181,6 +187,7 @@ impl Backend {
 
         let metrics = Metrics::new(store.metrics()).map_err(StartError::Metrics)?;
         let server = Arc::new(Server::new(config, store, faults, metrics));
+        let exchange = Exchange::start(Arc::clone(&server)).map_err(StartError::Presence)?;
         server.spawn(delivery::feed(Arc::clone(&server), newest));
         server.spawn(load::sample(Arc::clone(&server)));
         let addresses = Addresses { http: of(&http), tcp: of(&tcp), agent: of(&agent) };
@@ -193,7 +200,7 @@ impl Backend {
             // Not waited for at a stop: to the last it says that the server stops.
             tokio::spawn(agent::serve(Arc::clone(&server), listener));
         }
-        Ok(Self { server, addresses })
+        Ok(Self { server, exchange, addresses })
     }
 
     /// Where HTTP and WebSocket are served, in the order of [`Config::bind`].
@@ -225,6 +232,7 @@ impl Backend {
         self.server.leave();
         let all_left = tokio::time::timeout(self.server.config.stop_deadline, self.server.ended()).await;
         let cut = if all_left.is_ok() { 0 } else { self.server.sessions() };
+        self.exchange.stop().await;
         self.server.store.close().await;
         tracing::info!(cut, took = ?began.elapsed(), "stopped");
         Stopped { cut }

@@ -5,8 +5,8 @@
 
 use http::StatusCode;
 use prometheus::{
-    Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
-    process_collector::ProcessCollector,
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    core::Collector, process_collector::ProcessCollector,
 };
 
 use crate::{
@@ -32,7 +32,15 @@ pub(crate) struct Metrics {
     pub(crate) pushes: IntCounter,
     /// Pushes that found a full queue or a fault.
     pub(crate) pushes_dropped: IntCounter,
+    /// From a change of presence at another process to its being known here.
+    pub(crate) presence_lag: Histogram,
+    /// Transactions that wrote how users are seen here.
+    pub(crate) presence_writes: IntCounter,
+    pub(crate) presence_failures: IntCounter,
 }
+
+/// Seconds: from what two turns take to a process that ended without a word and whose lease had to pass.
+const PRESENCE_LAG: &[f64] = &[0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 15.0];
 
 impl Metrics {
     /// With those of the store.
@@ -93,6 +101,26 @@ impl Metrics {
                 &registry,
                 "warbler_im_pushes_dropped_total",
                 "Pushes that were lost because a session's queue was full, or by an injected fault.",
+            )?,
+            presence_lag: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "warbler_im_presence_lag_seconds",
+                        "Time from a change of presence at another process to its being known here.",
+                    )
+                    .buckets(PRESENCE_LAG.to_vec()),
+                )?,
+            )?,
+            presence_writes: counter(
+                &registry,
+                "warbler_im_presence_writes_total",
+                "Transactions by which other processes were told how users are seen here, or that this one is there.",
+            )?,
+            presence_failures: counter(
+                &registry,
+                "warbler_im_presence_failures_total",
+                "Times when presence could not be exchanged with other processes.",
             )?,
             registry,
         };

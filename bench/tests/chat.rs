@@ -273,6 +273,41 @@ async fn talking() -> Result<()> {
 }
 
 #[tokio::test]
+async fn people_at_different_servers_see_each_other() {
+    apart().await.unwrap();
+}
+
+async fn apart() -> Result<()> {
+    let world = World::start().await?;
+    let frankfurt = world.server(0).await?;
+    let alice = world.person("alice").await?;
+    served_by(&alice, PLACES[0]).await?;
+    // Who comes now comes elsewhere, who is there stays.
+    fault(&frankfurt, r#"{"ready":false}"#).await?;
+    let _lisbon = world.server(1).await?;
+    let bob = world.person("bob").await?;
+    served_by(&bob, PLACES[1]).await?;
+    served_by(&alice, PLACES[0]).await?;
+
+    chat_with(&alice, "bob").await?;
+    about(&alice, "online").await?;
+    say(&alice, "where are you?").await?;
+    open(&bob, "alice").await?;
+    about(&bob, "online").await?;
+    last_message(&bob, "where are you?", "").await?;
+    last_message(&alice, "where are you?", "Read").await?;
+    bob.click("#sign-out").await?;
+    about(&alice, "last seen Today").await?;
+    sign_in(&bob, "bob").await?;
+    served_by(&bob, PLACES[1]).await?;
+    about(&alice, "online").await?;
+    for browser in [&alice, &bob] {
+        is_clean(browser).await?;
+    }
+    end([alice, bob]).await
+}
+
+#[tokio::test]
 async fn earlier_messages_come_by_scrolling_up() {
     scrolling().await.unwrap();
 }

@@ -1,7 +1,7 @@
-//! How users are seen: the best state of their sessions at this process, told to those who watch them.
+//! How users are seen: the best state of their sessions, here and at other processes, told to those who watch them.
 //!
 //! Best effort. A user whose device has gone without a word is seen until its session ends for silence, after three
-//! heartbeats. Other processes on the same data are not asked: who is logged in there only is offline here.
+//! heartbeats. What is known of other processes is [a little late](super::elsewhere).
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,9 +21,13 @@ const REMEMBERED: usize = 10_000;
 pub(super) struct LastSeen(LinkedHashMap<String, u64>);
 
 impl LastSeen {
-    fn left(&mut self, user: &str, time: u64) {
-        self.0.remove(user);
-        self.0.insert(user.to_owned(), time);
+    /// The latest time counts. 0 is no time.
+    pub(super) fn left(&mut self, user: &str, time: u64) {
+        if time == 0 {
+            return;
+        }
+        let before = self.0.remove(user).unwrap_or(0);
+        self.0.insert(user.to_owned(), time.max(before));
         if self.0.len() > REMEMBERED {
             self.0.pop_front();
         }
@@ -34,19 +38,25 @@ impl Delivery {
     /// Changes what sessions there are, or how one of this user is shown, and tells those who watch the user.
     pub(super) fn change<T>(&self, user: &str, change: impl FnOnce(&mut Online) -> T) -> T {
         let mut online = self.online();
-        let before = online.state(user);
+        let (before, here) = (online.state(user), online.here(user));
         let changed = change(&mut online);
-        let after = online.state(user);
-        if before != after {
+        let after = online.here(user);
+        if after != here {
+            let time = now();
             if after == PresenceState::Offline {
-                online.last_seen.left(user, now());
+                online.last_seen.left(user, time);
             }
-            self.tell(&online, user);
+            online.elsewhere.tell(user, after, time);
         }
+        self.tell_if_other(&online, user, before);
         changed
     }
 
-    fn tell(&self, online: &Online, user: &str) {
+    /// Tells those who watch a user, if it is not seen as it was before.
+    pub(super) fn tell_if_other(&self, online: &Online, user: &str, before: PresenceState) {
+        if online.state(user) == before {
+            return;
+        }
         let Some(watchers) = online.watchers.get(user) else { return };
         let push = Push::new(Frame::Presence(online.presence(user)));
         watchers.values().for_each(|link| self.queue(link, &push));
@@ -54,7 +64,12 @@ impl Delivery {
 }
 
 impl Online {
-    fn state(&self, user: &str) -> PresenceState {
+    pub(super) fn state(&self, user: &str) -> PresenceState {
+        self.here(user).min(self.elsewhere.state(user))
+    }
+
+    /// As far as sessions at this process are concerned.
+    pub(super) fn here(&self, user: &str) -> PresenceState {
         self.of(user).map(|link| link.state()).min().unwrap_or(PresenceState::Offline)
     }
 

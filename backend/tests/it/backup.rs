@@ -313,3 +313,28 @@ async fn a_backup_that_is_killed_leaves_nothing_that_can_be_restored() {
     assert!(killed >= 2, "{killed}");
     assert_eq!(restore(&whole, &directory.path().join("t")).await.unwrap()["messages"], 500);
 }
+
+#[tokio::test]
+async fn presence_is_in_no_backup_and_what_is_left_of_it_harms_no_restore() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("data");
+    let im = Im::start(&data, &[]).await;
+    fill(&im, 3, 10).await;
+    eventually("it is there", async || data.join("presence.db").exists().then_some(())).await;
+    let backup = directory.path().join("backup");
+    back_up(&data, &backup).await.unwrap();
+    im.kill_9().await;
+    let mut files: Vec<_> = fs::read_dir(&backup).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["manifest.json", "messages.db"]);
+
+    for file in fs::read_dir(&data).unwrap().map(Result::unwrap) {
+        if file.file_name().to_string_lossy().starts_with("messages.db") {
+            fs::remove_file(file.path()).unwrap();
+        }
+    }
+    assert!(data.join("presence.db").exists());
+    assert_eq!(restore(&backup, &data).await.unwrap()["messages"], 3);
+    let im = Im::start(&data, &[]).await;
+    assert_eq!(Client::login(im.address, "bob", "phone").await.sync(ROOM, 0, 0).await.last_seq, 3);
+}

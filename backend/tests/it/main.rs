@@ -7,6 +7,7 @@ mod backup;
 mod chat;
 mod crash;
 mod drain;
+mod elsewhere;
 mod groups;
 mod haproxy;
 mod http;

@@ -14,16 +14,16 @@ async fn start(options: &[&str]) -> (Im, TempDir) {
     (Im::start(data.path(), options).await, data)
 }
 
-async fn watch(client: &mut Client, users: &[&str]) {
+pub(crate) async fn watch(client: &mut Client, users: &[&str]) {
     let users = users.iter().map(|user| (*user).to_owned()).collect();
     client.say(&Frame::PresenceSub(PresenceSub { users })).await;
 }
 
-async fn show(client: &mut Client, state: PresenceState) {
+pub(crate) async fn show(client: &mut Client, state: PresenceState) {
     client.say(&Frame::PresenceSet(PresenceSet { state: state.into() })).await;
 }
 
-async fn hear(client: &mut Client) -> Presence {
+pub(crate) async fn hear(client: &mut Client) -> Presence {
     match client.hear().await {
         Frame::Presence(presence) => presence,
         other => panic!("{other:?}"),
@@ -31,7 +31,7 @@ async fn hear(client: &mut Client) -> Presence {
 }
 
 #[track_caller]
-fn check(presence: &Presence, user: &str, state: PresenceState) {
+pub(crate) fn check(presence: &Presence, user: &str, state: PresenceState) {
     assert_eq!((presence.user.as_str(), presence.state()), (user, state));
 }
 
