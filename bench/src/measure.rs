@@ -150,12 +150,14 @@ impl Stage {
 
     async fn work(&self, row: Row, watched: Watched, way: &Way, circumstances: Circumstances) -> Result<Measurement> {
         let size = &self.size;
-        let Circumstances { open, rate, .. } = circumstances;
+        let Circumstances { open, rate, endpoints, .. } = circumstances;
+        // To read a file of one endpoint takes nothing worth waiting for.
+        let pause = if endpoints > 1 { size.rest } else { Duration::ZERO };
         let beside = open.unwrap_or(0);
         let exchanges = |count| Exchanges { count, connections: open.unwrap_or(size.active), at_once: size.active };
         let new = size.new_connections;
         match row.measure {
-            Measure::Idle => memory::idle(watched, way, open.unwrap_or(size.connections)).await,
+            Measure::Idle => memory::idle(watched, way, open.unwrap_or(size.connections), pause).await,
             Measure::Message => exchange::cpu(watched, way, exchanges(size.messages)).await,
             Measure::Request => exchange::cpu(watched, way, exchanges(size.requests)).await,
             Measure::Connect | Measure::HandshakeFull => {
@@ -163,7 +165,7 @@ impl Stage {
             }
             Measure::HandshakeResumed => connect::connections(watched, way, Sessions::Resumed, new, beside).await,
             Measure::Bulk => bulk::download(watched, way, self.bulk_bytes(row.protocol), beside).await,
-            Measure::GivenBack => memory::given_back(watched, way, open.unwrap_or(size.mass), size.rest).await,
+            Measure::GivenBack => memory::given_back(watched, way, open.unwrap_or(size.mass), size.rest, pause).await,
             Measure::Latency => {
                 let rate = rate.context("latency is measured at a rate")?;
                 let connections = open.unwrap_or(size.active);

@@ -348,6 +348,12 @@ async fn a_push_that_was_lost_is_asked_for_when_the_next_one_shows_the_hole() {
     let (mut alice, mut bob) = (place.online("alice").await, place.online("bob").await);
     place.command("/admin/fault", r#"{"drop_push":true}"#).await;
     alice.say(PAIR, "lost", SOON).await.unwrap();
+    // A push follows its acknowledgement when it gets round to it.
+    let dropped = eventually(SOON, "the push is lost", async || {
+        let load = http::get(place.servers[0].address, "/load").await.ok()?.json().ok()?;
+        (load["pushes_dropped"].as_u64() > Some(0)).then_some(())
+    });
+    dropped.await.unwrap();
     place.command("/admin/fault", r#"{"drop_push":false}"#).await;
     let second = alice.say(PAIR, "heard", SOON).await.unwrap();
     assert_eq!(bob.hear_until(PAIR, second, SOON).await.unwrap(), 1);

@@ -100,8 +100,7 @@ impl Variation {
             }
             Self::Endpoints => {
                 "Addresses of 127.1.0.0/16 on one port, behind which is one process. A request opens an upstream connection \
-                 when none to its endpoint is idle in the pool: the more endpoints, the more often. Of memory: what reading \
-                 a large file took may be given back while tunnels are counted."
+                 when none to its endpoint is idle in the pool: the more endpoints, the more often."
             }
             Self::Reloads => {
                 "The file is replaced and SIGHUP sent; the next one follows 200 ms after the change counts. What the \

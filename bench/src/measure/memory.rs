@@ -17,9 +17,10 @@ const WARM_UP_CONNECTIONS: usize = 20;
 /// A proxy that has grown by less (in bytes) has nothing to give back that could be told from noise.
 const WORTH_TELLING: f64 = 1e6;
 
-/// KB (1000 bytes) of user memory for each tunnel that has carried one message and is silent.
-pub(super) async fn idle(watched: Watched, way: &Way, tunnels: usize) -> Result<Measurement> {
-    let before = baseline(watched, way).await?;
+/// KB (1000 bytes) of user memory for each tunnel that has carried one message and is silent. `pause` comes before
+/// anything is counted: by then a proxy has given back what its start took.
+pub(super) async fn idle(watched: Watched, way: &Way, tunnels: usize, pause: Duration) -> Result<Measurement> {
+    let before = baseline(watched, way, pause).await?;
     let meter = Meter::start(Some(watched)).await?;
     let mut open = way.connect_all(tunnels).await?;
     let after = watched.settled_memory().await?;
@@ -28,9 +29,15 @@ pub(super) async fn idle(watched: Watched, way: &Way, tunnels: usize) -> Result<
     Ok(Measurement { figures: vec![(Figure::Memory, (after - before) / 1000.0 / as_float(tunnels))], conditions })
 }
 
-/// Opens tunnels, closes them all at once, and looks again after a rest.
-pub(super) async fn given_back(watched: Watched, way: &Way, tunnels: usize, rest: Duration) -> Result<Measurement> {
-    let before = baseline(watched, way).await?;
+/// Opens tunnels, closes them all at once, and looks again after a rest. `pause` as in [`idle`].
+pub(super) async fn given_back(
+    watched: Watched,
+    way: &Way,
+    tunnels: usize,
+    rest: Duration,
+    pause: Duration,
+) -> Result<Measurement> {
+    let before = baseline(watched, way, pause).await?;
     let meter = Meter::start(Some(watched)).await?;
     let mut open = way.connect_all(tunnels).await?;
     survive(&mut open).await?;
@@ -46,8 +53,9 @@ pub(super) async fn given_back(watched: Watched, way: &Way, tunnels: usize, rest
     Ok(Measurement { figures, conditions })
 }
 
-async fn baseline(watched: Watched, way: &Way) -> Result<f64> {
+async fn baseline(watched: Watched, way: &Way, pause: Duration) -> Result<f64> {
     drop(way.connect_all(WARM_UP_CONNECTIONS).await?);
+    sleep(pause).await;
     watched.settled_memory().await
 }
 
